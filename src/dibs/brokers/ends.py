@@ -1,0 +1,61 @@
+"""What settlements come to, for stores that end many leases with one statement.
+
+Must never: read a clock, or know a store. Called by: adapters.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import astuple
+
+from dibs.brokers.contract import ATTEMPTS_KEPT, MAX_DURATION_MS
+from dibs.message import Ack, DeadLetter, Lease, Nack, Release, Settlement
+
+
+class Acks(Struct):
+    """The acknowledgements of a batch.
+
+    `receipts` are by fence: leases of one fence are ended by one comparison. `results` are the ids
+    and values of what is to be kept, by the milliseconds for which it is. `count` is of all.
+    """
+
+    receipts: dict[int, list[int | str]]
+    results: dict[int, tuple[list[bytes], list[bytes | None]]]
+    count: int
+
+
+def acks_of(settlements: Iterable[Settlement]) -> Acks:
+    """Sort out the acknowledgements."""
+    receipts: dict[int, list[int | str]] = {}
+    results: dict[int, tuple[list[bytes], list[bytes | None]]] = {}
+    for settlement in settlements:
+        lease, outcome = settlement.lease, settlement.outcome
+        if type(outcome) is Ack:
+            receipts.setdefault(lease.fence, []).append(lease.receipt)
+            if outcome.keep_ms > 0:
+                ids, values = results.setdefault(outcome.keep_ms, ([], []))
+                ids.append(lease.message.id)
+                values.append(outcome.result)
+    return Acks(receipts, results, sum(map(len, receipts.values())))
+
+
+def other_end(lease: Lease, outcome: Nack | DeadLetter | Release, now_ms: int) -> dict[str, Any]:
+    """Return what is to be stored of any other end of a lease, by name.
+
+    `since` is when the message waits again. `error` is a JSON array of an `Error`'s fields; what is
+    given back has none. Only a dead letter has a `reason`. `kept` is how many attempts are.
+    """
+    delay_ms = 0 if isinstance(outcome, DeadLetter) else outcome.delay_ms
+    failed = None if isinstance(outcome, Release) else outcome
+    return {
+        "seq": lease.receipt,
+        "fence": lease.fence,
+        "now": now_ms,
+        "since": now_ms + max(0, min(delay_ms, MAX_DURATION_MS)),
+        "charge": failed.charge if failed else "nothing",
+        "error": json.dumps(astuple(failed.error)) if failed else None,
+        "reason": outcome.reason if isinstance(outcome, DeadLetter) else None,
+        "kept": ATTEMPTS_KEPT,
+    }

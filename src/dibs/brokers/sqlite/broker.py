@@ -1,0 +1,368 @@
+"""The embedded broker: the contract's verbs, each one transaction over the statements.
+
+Must never: hold SQL, or leave a message in two states for a moment. Called by: whoever holds a
+`Broker`; made by `open_sqlite`. What is handed to `Database.write` runs with the lock held.
+"""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from apsw import carray
+from msgspec import structs
+
+from dibs.brokers import checks, contract
+from dibs.brokers.contract import APPLIED, STORED, UNKNOWN
+from dibs.brokers.ends import Acks, acks_of, other_end
+from dibs.brokers.sqlite.inspector import SqliteInspector, result_of
+from dibs.clock import Clock
+from dibs.errors import BrokerBusy, BrokerError, BrokerFull, PublishUnknown
+from dibs.local.arrays import integers, packed
+from dibs.local.bells import Bells
+from dibs.local.database import Database, Undo
+from dibs.local.disk import beside
+from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
+
+BATCH = 5_000  # also of what time alone moves: more waits for the next claim
+SHARED_BATCH = 250  # a transaction of some 1 ms: a producer waits for several of them
+LATE = contract.Applied(late=True)
+_SHARED = [n for n in Message.__struct_fields__ if n not in {"id", "queue", "args", "headers"}]
+
+
+class SqliteBroker(contract.Broker):
+    """Queues in one file, for the processes of one machine."""
+
+    capabilities = contract.Capabilities("D2", "SQLite WAL, synchronous=FULL", BATCH, 1 << 20)
+
+    def __init__(self, path: Path, *, worker_id: bytes, clock: Clock) -> None:
+        self._db = Database(path, Path(__file__).parent)
+        self._run = self._db.run
+        self._clock = clock
+        self._bells = Bells(beside(self._db.path, "-bells"), worker_id)
+        self._numbers: dict[str, int] = {}
+        self._turn = 0
+        # No lease runs out before this moment of the boot clock. It spares a scan of the leases at
+        # every claim: what is leased later lasts MIN_VISIBILITY_TIMEOUT_MS at the least.
+        self._horizon = 0
+        self.url = f"sqlite:///{self._db.path}"
+        self.created = self._db.created
+        boot = clock.boot_id()
+        if self._run("boot") != [(boot,)]:
+            self._db.write(lambda: self._run("another_boot", boot=boot))
+
+    def declare(self, queues: Sequence[str]) -> None:
+        """Note the queues' names, and check the file's settings again."""
+        checks.queue_names(queues)
+        self._db.verify()
+        if not all(self._number(queue) for queue in queues):
+            self._db.write(
+                lambda: [self._run("add_queue", queue) for queue in queues], storing=True
+            )
+
+    def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
+        """Store messages, many to a statement."""
+        checks.how_many(len(messages), self.capabilities)
+        runs = checks.alike(messages)
+        refused = checks.refusals(runs, self.capabilities)
+        if refused.count(None) == len(messages):
+            return self._stored(runs) if runs else []
+        fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
+        stored = iter(self._stored(checks.alike(fit)) if fit else ())
+        return [next(stored) if why is None else contract.Refused(why) for why in refused]
+
+    def _stored(self, runs: list[list[Message]]) -> list[contract.Published]:
+        """Store them at once; one by one if there is a duplicate, to tell which."""
+        now = self._clock.wall_ms()
+        inserts = [_insert(run, now) for run in runs]
+        each = [message for run in runs for message in run]
+        later = any(run[0].due_ms > now for run in runs)
+        try:
+            answers = self._db.write(
+                partial(self._store, inserts, len(each), now, later),
+                lambda: [self._store_one(message, now) for message in each],
+                storing=True,
+                unsure=PublishUnknown,
+            )
+        except BaseException:
+            self._numbers.clear()  # a queue may have been noted that is undone
+            raise
+        self._bells.ring({run[0].queue for run in runs})
+        return answers
+
+    def _store(
+        self, inserts: list[tuple[str, list[Any]]], count: int, now: int, later: bool
+    ) -> list[contract.Published]:
+        connection, stored = self._db.connection, 0
+        for queue, values in inserts:
+            self._run("insert", self._number(queue) or self._added(queue), *values)
+            stored += connection.changes()
+        if stored != count:
+            raise Undo
+        # The seqs have no gap: nobody else writes, and a conflict has raised.
+        last = connection.last_insert_rowid()
+        span = (last - count + 1, last, now)
+        self._run("make_ready", *span)
+        if later:
+            self._run("schedule", *span)
+        return [STORED] * count
+
+    def _store_one(self, message: Message, now: int) -> contract.Published:
+        try:
+            return self._store([_insert([message], now)], 1, now, message.due_ms > now)[0]
+        except Undo:
+            (holder,) = self._run("holder", message.id, message.unique_key)
+            return contract.Duplicate(*holder)
+
+    def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
+        """Look, and write only if there is something to grant."""
+        asked, limit = limit, min(limit, self._at_once)
+        queues = [queue for queue in queues if contract.QUEUE_NAME.fullmatch(queue)]
+        found = self._claimed(queues, limit, rung=self._bells.drain())
+        if len(found.leases) == limit < asked:
+            return contract.Claim(found.leases, 0)
+        if len(found.leases) < limit and self._bells.arm(queues):
+            # Looked again once it is armed: what was published in between has rung nobody.
+            return contract.Claim(found.leases, 0) if found.leases else self._claimed(queues, limit)
+        if len(found.leases) == limit:
+            self._bells.disarm(queues)
+            self._wake_next(queues)
+        return found
+
+    def _wake_next(self, queues: Sequence[str]) -> None:
+        if self._bells.waiting():
+            with contextlib.suppress(BrokerError):  # the leases are committed: they must get out
+                self._bells.ring(self._look(queues)[1])
+
+    @property
+    def _at_once(self) -> int:
+        """How many messages one transaction moves: fewer while others wait for their turn."""
+        return SHARED_BATCH if self._db.contended else BATCH
+
+    def _look(self, queues: Sequence[str]) -> tuple[bool, list[str]]:
+        """Return whether something has fallen due, and which of `queues` have something ready."""
+        known = {number: queue for queue in queues if (number := self._number(queue))}
+        rows = self._run("look", integers(known))
+        is_due = any(not number and due <= self._clock.wall_ms() for number, due in rows)
+        return is_due, [known[number] for number, _ in rows if number]
+
+    def _claimed(self, queues: Sequence[str], limit: int, rung: bool = False) -> contract.Claim:
+        # Whoever rang has told what a look would tell.
+        if limit > 0 and (rung or any(self._look(queues)) or self._has_expired()):
+            return self._db.write(partial(self._grant, queues, limit))
+        self._db.check_file()  # else an idle worker waits for ever for what is stored elsewhere
+        return contract.Claim([], self._next_in())
+
+    def _grant(self, queues: Sequence[str], limit: int) -> contract.Claim:
+        boot = self._clock.boot_ms()
+        is_due, waiting = self._look(queues)
+        if is_due or self._has_expired():
+            self._run("promote", now=self._clock.wall_ms(), page=BATCH)
+            expired = integers(seq for (seq,) in self._run("expired", boot, BATCH))
+            self._run("sweep", seqs=expired)
+            self._horizon = 0
+            self._has_expired()
+            waiting = self._look(queues)[1]
+        leases: list[Lease] = []
+        self._turn += 1
+        while waiting and len(leases) < limit:
+            more = []
+            for place in range(len(waiting)):
+                queue = waiting[(self._turn + place) % len(waiting)]
+                share = -(-(limit - len(leases)) // (len(waiting) - place))
+                granted = self._grant_of(queue, share, boot) if share else []
+                leases += granted
+                if len(granted) == share:
+                    more.append(queue)
+            waiting = more
+        # Asked within the transaction: an error after it would lose the leases.
+        return contract.Claim(leases, self._next_in())
+
+    def _grant_of(self, queue: str, limit: int, boot: int) -> list[Lease]:
+        number = self._numbers[queue]
+        rows = self._run("grant", number, limit)
+        if rows:
+            self._run("lease", boot=boot, queue=number, rank=9 - rows[-1][5], seq=rows[-1][18])
+            self._db.hurry(min({row[6] for row in rows}) / 6_000)  # a late renewal loses a lease
+        if overdue := [row[18] for row in rows if row[19]]:
+            self._run("count_lost", integers(overdue))
+        return [
+            Lease(
+                Message(
+                    id, queue, task, args, due, priority, held, run, attempts, max_crashes,
+                    max_lost, key, json.loads(headers) if headers else {}, version,
+                ),
+                fence, failures, crashes, lost, boot + held, seq,
+            )
+            for (
+                id, _, task, args, due, priority, held, run, attempts, max_crashes,
+                max_lost, key, headers, version, fence, failures, crashes, lost, seq, _,
+            ) in rows
+        ]  # fmt: skip
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
+        """End leases: acknowledgements together, everything else one by one."""
+        answers: list[contract.Settled] = []
+        while len(answers) < len(settlements):
+            answers += self._settled(settlements[len(answers) : len(answers) + self._at_once])
+        back = {s.lease.message.queue for s in settlements if type(s.outcome) is not Ack}
+        if back:
+            self._bells.ring(back)
+        over = (s for s in settlements if type(s.outcome) in {Ack, DeadLetter})
+        self._bells.ring_ends(s.lease.message.id for s in over)
+        return answers
+
+    def _settled(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
+        unknown: list[contract.Settled] = [UNKNOWN] * len(settlements)
+        together = partial(self._settle, settlements, acks_of(settlements))
+        return self._db.write_or(
+            unknown, together, lambda: [self._settle_one(s) for s in settlements]
+        )
+
+    def _settle(self, settlements: Sequence[Settlement], acks: Acks) -> list[contract.Settled]:
+        others = acks.count < len(settlements)
+        if others and len({s.lease.receipt for s in settlements}) < len(settlements):
+            raise Undo
+        for fence, receipts in acks.receipts.items():
+            seqs = integers(receipts)
+            self._run("end_leases", seqs, fence, self._clock.boot_ms())
+            if self._db.connection.changes() != len(receipts):
+                raise Undo
+            self._forget(seqs, fence)
+        self._keep(acks)
+        if not others:
+            return [APPLIED] * len(settlements)
+        return [APPLIED if type(s.outcome) is Ack else self._settle_one(s) for s in settlements]
+
+    def _settle_one(self, settlement: Settlement) -> contract.Settled:
+        lease, outcome = settlement.lease, settlement.outcome
+        ended = self._run("end_lease", lease.receipt, lease.fence)
+        if not ended and not self._revived(lease):
+            return contract.Stale() if self._run("alive", lease.receipt) else contract.Gone()
+        if isinstance(outcome, Ack):
+            self._forget(integers([lease.receipt]), lease.fence)
+            self._keep(acks_of([settlement]))
+        else:
+            end = other_end(lease, outcome, self._clock.wall_ms())
+            self._run("end_otherwise", **end)
+        return APPLIED if ended and ended[0][0] > self._clock.boot_ms() else LATE
+
+    def _forget(self, seqs: Any, fence: int) -> None:
+        self._run("forget", seqs)
+        if fence > 1:  # no lease ended before the first: most messages are spared the look
+            self._run("forget_attempts", seqs)
+
+    def _keep(self, acks: Acks) -> None:
+        now = self._clock.wall_ms()
+        for keep_ms, (ids, values) in acks.results.items():
+            until = now + min(keep_ms, contract.MAX_DURATION_MS)
+            self._run("keep_results", b"".join(ids), *packed(values), until)
+            # Here too: where there is always work, no moment is idle, and results would pile up.
+            self._run("prune_results", now, 2 * len(ids))
+
+    def _revived(self, lease: Lease) -> int | None:
+        """Take a message whose lease ran out off its queue, and return the queue's number."""
+        rows = self._run("revive", lease.receipt, lease.fence)
+        if rows:
+            self._run("unready", *rows[0])
+        return rows[0][0] if rows else None
+
+    def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
+        """Renew leases, also those that ran out and were not granted again."""
+        if not leases:
+            return []
+        unknown: list[contract.Extended] = [UNKNOWN] * len(leases)
+        return self._db.write_or(unknown, lambda: [self._extended(lease) for lease in leases])
+
+    def _extended(self, lease: Lease) -> contract.Extended:
+        boot = self._clock.boot_ms()
+        until = boot + lease.message.visibility_timeout_ms
+        if rows := self._run("extend", lease.receipt, lease.fence, until):
+            until = rows[0][0]
+        elif queue := self._revived(lease):
+            self._run("lease_again", lease.receipt, lease.fence, until, queue)
+        else:
+            return contract.Lost()
+        return contract.Held((until - boot) / 1000)
+
+    def bell(self) -> int:
+        """Return the FIFO that others ring."""
+        return self._bells.fd()
+
+    def results(self, ids: Sequence[bytes]) -> list[Result | None]:
+        """Say how messages ended, and be rung for the others."""
+        self._bells.drain()
+        self._db.check_file()  # else it is waited for ever for what ends elsewhere
+        found = self._results(ids)
+        unfinished = [id for id, answer in zip(ids, found, strict=True) if answer is None]
+        # Once more if one is new: what ended in between has rung nobody.
+        return self._results(ids) if self._bells.await_ends(unfinished[:BATCH]) else found
+
+    def _results(self, ids: Sequence[bytes]) -> list[Result | None]:
+        answers: list[Result | None] = [None] * len(ids)
+        rows = self._run("results", carray(tuple(ids)), self._clock.wall_ms()) if ids else ()
+        for place, *row in rows:
+            answers[place] = result_of(ids[place], row)
+        return answers
+
+    def inspector(self) -> contract.Inspector:
+        """Return the slow door."""
+        return SqliteInspector(self._db, self._bells, self._clock)
+
+    def idle(self) -> None:
+        """Prune results, give pages back, empty the log; nothing of it waits for the lock."""
+        now = self._clock.wall_ms()
+        try:
+            if self._run("chores", now) == [(1,)]:
+                self._db.write(lambda: self._run("do_chores", now), wait=0)
+            self._db.checkpoint()
+            self._bells.bury_dead()
+        except (BrokerBusy, BrokerFull):
+            return  # a later moment may be quieter, or have room: whoever stores is told of that
+
+    def close(self) -> None:
+        """Remove the bell and close the file."""
+        self._bells.close()
+        self._db.close()
+
+    def _number(self, queue: str) -> int | None:
+        if queue not in self._numbers:
+            self._numbers |= dict(self._run("queue_number", queue))
+        return self._numbers.get(queue)
+
+    def _added(self, queue: str) -> int:
+        self._run("add_queue", queue)
+        ((_, number),) = self._run("queue_number", queue)
+        return int(number)
+
+    def _has_expired(self) -> bool:
+        boot = self._clock.boot_ms()
+        if boot < self._horizon:
+            return False
+        first: int | None = self._run("first_expiry")[0][0]
+        latest = boot + contract.MIN_VISIBILITY_TIMEOUT_MS
+        self._horizon = latest if first is None else min(first, latest)
+        return first is not None and first <= boot
+
+    def _next_in(self) -> float | None:
+        """Tell when time alone will change something; too early by up to a second at times."""
+        due, leases, expiry = self._run("next_moments")[0]
+        if leases > 100:
+            expiry = self._horizon
+        waits = ((due, self._clock.wall_ms()), (expiry, self._clock.boot_ms()))
+        return min((max(0, at - now) / 1000 for at, now in waits if at is not None), default=None)
+
+
+def _insert(run: Sequence[Message], now: int) -> tuple[str, list[Any]]:
+    """Return the queue of messages that are alike, and the other values of their insert.
+
+    Made before the lock is taken: whoever holds it should not wait for the interpreter's.
+    """
+    first = structs.asdict(run[0])
+    headers = json.dumps(first["headers"]) if first["headers"] else None
+    args = packed([message.args for message in run])
+    ids = b"".join([message.id for message in run])
+    shared = [first[name] for name in _SHARED]
+    return run[0].queue, [*shared, headers, now, ids, *args]

@@ -1,0 +1,89 @@
+"""Brokers by URL.
+
+Owns: the forms of URLs, which adapter a scheme stands for, and how a URL is shown to people.
+Must never: import an adapter before it is asked for, or put a password into a text.
+Called by: the producer's facade, the worker, the command line.
+"""
+
+import os
+import re
+
+from dibs.brokers.contract import Broker
+from dibs.clock import Clock
+from dibs.errors import UrlError
+from dibs.spelling import did_you_mean
+
+LATER = ("amqp", "amqps", "postgres", "postgresql", "redis", "rediss", "sqs", "valkey")
+NOW = ("memory", "sqlite")
+
+_PAIR = r"(?<![^&;?\s])([^=&;?\s]*)=[^&;\s]*"
+"""A parameter, from where one can begin: so a text of any length is read once."""
+_SECRET = ("%", "auth", "cred", "key", "pass", "pwd", "secret", "sign", "token")
+_FORMS = "`sqlite:///file.db` (from the working directory) or `sqlite:////full/path/file.db`"
+
+
+def open_broker(url: str, *, worker_id: bytes, clock: Clock) -> Broker:
+    """Open the broker at `url` for one holder, whose id is random and its own.
+
+    Raises:
+        UrlError: the URL cannot be read, or its scheme has no adapter.
+        BrokerUnavailable, BrokerRefused: as the adapter says.
+    """
+    url = absolute(url)
+    scheme, _, rest = url.partition("://")
+    if scheme == "memory":
+        from dibs.brokers.memory import open_memory
+
+        return open_memory(rest, clock=clock, worker_id=worker_id)
+    from pathlib import Path
+
+    from dibs.brokers.sqlite import open_sqlite
+
+    return open_sqlite(Path(rest[1:]), clock=clock, worker_id=worker_id)
+
+
+def absolute(url: str) -> str:
+    """Return `url` with a relative path resolved against the working directory.
+
+    Raises:
+        UrlError: it cannot be read; the text shows the right form.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme in LATER and separator:
+        raise UrlError(f"{redact(url)}: this version of dibs has no adapter for {scheme} yet")
+    if scheme == "memory" and separator:
+        return url
+    if scheme != "sqlite" or not separator:
+        raise UrlError(_unreadable(url))
+    path = rest[1:]
+    if not rest.startswith("/") or not path or "\0" in path:
+        raise UrlError(f"{redact(url)}: a SQLite file is {_FORMS}")
+    if path == ":memory:":
+        raise UrlError(f"{url}: a queue in memory is `memory://name`")
+    return f"sqlite:///{os.path.abspath(path)}"
+
+
+def redact(url: object) -> str:
+    """Return `url` as it may be shown and logged: without passwords and tokens. Never raises."""
+    text = re.sub(_PAIR, _without_secret, str(url))
+    scheme, separator, rest = text.partition("://")
+    # A path may have an @, and a file no password. A password may have an @ or a / that nobody
+    # escaped, so all that could be a part of it is hidden.
+    if not separator or scheme in NOW or "@" not in rest:
+        return text
+    return f"{scheme}://***@{rest.rpartition('@')[2]}"
+
+
+def _without_secret(pair: re.Match[str]) -> str:
+    name = pair[1].lower()
+    return f"{pair[1]}=***" if any(word in name for word in _SECRET) else pair[0]
+
+
+def _unreadable(url: str) -> str:
+    scheme = url.partition(":")[0]
+    shown = redact(url) or "an empty text"
+    if scheme == url or "/" in scheme or "\\" in scheme or url.partition(":")[2].startswith("\\"):
+        return f"{shown} is no broker's URL; a SQLite file is {_FORMS}"
+    if scheme in NOW:
+        return f"{shown}: write `memory://name`, or {_FORMS}"
+    return f"{shown}: there is no broker `{scheme}`{did_you_mean(scheme, (*NOW, *LATER))}"

@@ -1,0 +1,54 @@
+"""The command line: `dibs`, which is also `python -m dibs`.
+
+Owns: the exit codes, and that a user's mistake is one clear text and never a traceback.
+Must never: import at the top what a command may not need: the start of a worker is a budget.
+Called by: the `dibs` script, `__main__.py`.
+
+Exit codes: 0 done, or stopped in order; 1 stopped with jobs released late, a failed audit, or not
+all moved that was to be; 2 a user's mistake, or a broker that cannot be used; 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+
+EXIT_MISTAKE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _stop_writing()
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    import click
+
+    from dibs.cli.commands import dibs
+    from dibs.errors import DibsError
+    from dibs.text import printable
+
+    try:
+        code = dibs.main(arguments, prog_name="dibs", standalone_mode=False)
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code if isinstance(exc, click.UsageError) else EXIT_MISTAKE
+    except DibsError as exc:
+        click.echo(f"dibs: {printable(str(exc))}", err=True)
+        return EXIT_MISTAKE
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+def _stop_writing() -> None:
+    """Let the interpreter's last flush go nowhere: whoever read our output has seen enough."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,45 @@
+"""How a job's arguments are written on a command line: `--arg NAME=VALUE`.
+
+Owns: that a value is JSON where it reads as JSON, else text.
+Must never: know a task.
+Called by: `enqueue.py`, `selecting.py`.
+"""
+
+import msgspec
+
+from dibs.errors import ArgumentError, OptionError
+
+HELP = (
+    "The value is JSON where it reads as JSON (64, true, [1, 2]), else text; text that reads as"
+    " JSON is quoted: code='\"007\"'."
+)
+
+
+def named_values(given: tuple[str, ...]) -> dict[str, msgspec.Raw]:
+    """Return the values of `--arg` options, by name, as JSON.
+
+    Raises:
+        OptionError: one is not of the form name=value, or a name is given twice.
+        ArgumentError: one is not UTF-8.
+    """
+    values: dict[str, msgspec.Raw] = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise OptionError(f"--arg {text!r} is not of the form name=value")
+        if name in values:
+            raise OptionError(f"--arg {name} is given twice")
+        values[name] = _json(text, value)
+    return values
+
+
+def _json(argument: str, value: str) -> msgspec.Raw:
+    try:
+        data = value.encode()
+    except UnicodeEncodeError as exc:
+        raise ArgumentError(f"--arg {argument!r} is not UTF-8") from exc
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return msgspec.Raw(msgspec.json.encode(value))
+    return msgspec.Raw(data)

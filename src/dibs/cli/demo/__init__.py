@@ -1,0 +1,65 @@
+"""`dibs demo`: real photos, real workers, one of them killed, and an audit of the files.
+
+Owns: the command. Must never: import Pillow or rich before it is known that they are there.
+Called by: `dibs.cli.commands`.
+"""
+
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from dibs.cli.commands import examples
+from dibs.errors import UserError
+
+DEFAULT_PHOTOS = 10_000
+
+
+@click.command(
+    short_help="Watch 10,000 jobs survive the death of a worker.",
+    epilog=examples(
+        "dibs demo                     10,000 photos, made for it, on 50 slots",
+        "dibs demo --photos 500        a short one",
+        "dibs demo --dir ~/Pictures    your own photos; they are only read",
+    ),
+)
+@click.option(
+    "--photos",
+    type=click.IntRange(10, 1_000_000),
+    help=f"How many.  [default: {DEFAULT_PHOTOS:,}, or all of --dir]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(2, 1_000),
+    default=50,
+    show_default=True,
+    help="How many jobs run at a time, over two worker processes.",
+)
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder of your own photos. They are read, never changed.",
+)
+@click.option("--keep", is_flag=True, help="Keep the thumbnails, the queue and the workers' logs.")
+def command(*, photos: int | None, workers: int, folder: Path | None, keep: bool) -> int:
+    """Resize photos with two workers, kill one in the middle of its jobs, and audit the files.
+
+    Ends with 0 if every photo has one correct thumbnail, else with 1.
+    """
+    if find_spec("PIL") is None:
+        raise UserError(
+            "the demo makes and resizes real photos, and Pillow is not installed: install it with"
+            " `pip install 'dibs[demo]'`"
+        )
+    from dibs.cli.demo.story import tell
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    count = DEFAULT_PHOTOS if photos is None and folder is None else photos
+    return tell(count, workers, folder, keep=keep)
+
+
+def _interrupt(*_: object) -> None:
+    """End as on Ctrl-C: the workers are sessions of their own and must be ended by name."""
+    raise KeyboardInterrupt

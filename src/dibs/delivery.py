@@ -1,0 +1,206 @@
+"""A task together with the options that its jobs are delivered with.
+
+Owns: the way from a call's arguments to a stored job.
+Must never: change; other options make another `Delivery`.
+Called by: user code, as `task.enqueue(...)` or `task.options(...).enqueue(...)`.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, Generic, ParamSpec
+
+from msgspec import Struct
+
+from dibs.errors import ArgumentError
+from dibs.job import Job, Origin, R_co
+from dibs.message import Message
+from dibs.options import Options, Seconds, revised
+from dibs.producer.door import BATCH_BYTES
+from dibs.producer.producer import Producer
+
+P = ParamSpec("P")
+
+BATCH_MESSAGES = 2_000
+"""How many jobs of `enqueue_many` share a transaction: more are hardly faster, and others wait."""
+
+ALONE_BYTES = 128 << 10
+"""From which size a payload is a batch of its own: a broker may refuse it, and then all that came
+before it is stored, and nothing that comes after."""
+
+
+class BoundCall(Struct, frozen=True, gc=False):
+    """A call with its arguments, not enqueued yet: what `App.enqueue_many` takes.
+
+    Its arguments are encoded and checked already. Each time it is enqueued is a job of its own.
+    """
+
+    delivery: "Delivery[..., object]"
+    payload: bytes
+
+    def __repr__(self) -> str:
+        return f"<BoundCall of {self.delivery!r}, {len(self.payload)} bytes of arguments>"
+
+
+class Delivery(Generic[P, R_co]):
+    """A task with delivery options; `enqueue`, `aenqueue` and `bind` take the task's arguments."""
+
+    def __init__(self, origin: Origin, options: Options) -> None:
+        self._origin = origin
+        self._name = name = origin.info.name
+        self._codec = origin.codec
+        self._options = options
+        self._producer = origin.producer
+        self._new_id = origin.producer.ids.new
+        # The fields of a message between its id and its arguments, and those after them.
+        self._before: tuple[str, str] = (options.queue, name)
+        self._after: tuple[Any, ...] = (
+            options.due_ms,
+            options.priority,
+            options.visibility_timeout_ms,
+            options.timeout_ms,
+            options.max_attempts,
+            options.max_crashes,
+            options.max_lost,
+            options.unique_key,
+        )
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
+        """Store a call of the task with these arguments; return when it is durable.
+
+        Calls from several threads share their trips to the disk. From an event loop, use
+        `aenqueue`: this one waits.
+
+        Raises:
+            ArgumentError: the arguments do not fit the task's signature, or have no JSON form.
+            OptionError: the broker cannot keep an option.
+            PayloadTooLarge: the arguments exceed the broker's limit.
+            BrokerError: it did not store the job, or, for `PublishUnknown`, cannot tell.
+            EnqueueWhileImporting: a worker is importing the module of the calling line.
+        """
+        message = self._message(self._codec.encode(args, kwargs))
+        return self._job(message, self._producer.publish(message))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
+        """Store a call, as `enqueue` does, without blocking the event loop.
+
+        Cancelling the wait does not undo it: the job may be stored.
+        """
+        message = self._message(self._codec.encode(args, kwargs))
+        return self._job(message, await self._producer.apublish(message))
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> BoundCall:
+        """Return a call with its arguments, checked and encoded, for `App.enqueue_many`.
+
+        Raises:
+            ArgumentError: the arguments do not fit the task's signature, or have no JSON form.
+        """
+        return BoundCall(self, self._codec.encode(args, kwargs))
+
+    def options(
+        self,
+        *,
+        delay: Seconds | None = None,
+        run_at: datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        unique_key: str | None = None,
+        max_attempts: int | None = None,
+        timeout: Seconds | None = None,
+        visibility_timeout: Seconds | None = None,
+    ) -> "Delivery[P, R_co]":
+        """Return the same task with other delivery options; what is not given stays.
+
+        Args:
+            delay: seconds, or a `timedelta`, from the enqueueing until it may start; 0 to 10 years.
+            run_at: the moment before which it does not start, a `datetime` with a time zone.
+            priority: 0 to 9; within a queue the higher goes first.
+            queue: 1 to 60 of A-Z a-z 0-9 _ -.
+            unique_key: while a job with this key is ready, scheduled or in flight, another is not
+                stored: `enqueue` returns the first, its `duplicate` set.
+            max_attempts: runs that may fail, the first included, before it is a dead letter.
+            timeout: seconds that one run may take.
+            visibility_timeout: seconds, at least 1, for which a worker holds it between heartbeats;
+                it returns to the queue so long after its worker died.
+
+        Raises:
+            OptionError: one of them is out of its range; the text names both.
+        """
+        given = {
+            "delay": delay,
+            "run_at": run_at,
+            "priority": priority,
+            "queue": queue,
+            "unique_key": unique_key,
+            "max_attempts": max_attempts,
+            "timeout": timeout,
+            "visibility_timeout": visibility_timeout,
+        }
+        return Delivery(self._origin, revised(self._options, given))
+
+    def __repr__(self) -> str:
+        changed = (
+            f"{field}={getattr(self._options, field)!r}"
+            for field in self._options.__struct_fields__
+            if getattr(self._options, field) != getattr(Options(), field)
+        )
+        return f"<{type(self).__name__} {self._name} {' '.join(changed)}".rstrip() + ">"
+
+    def around(self, now_ms: int) -> tuple[tuple[str, str], tuple[Any, ...]]:
+        """Return the fields of a message before and after its arguments, enqueued at `now_ms`."""
+        delay_ms = self._options.delay_ms
+        if delay_ms:
+            return self._before, (now_ms + delay_ms, *self._after[1:])
+        return self._before, self._after
+
+    def _message(self, payload: bytes) -> Message:
+        before, after = self._before, self._after
+        if self._options.delay_ms:
+            before, after = self.around(self._producer.clock.wall_ms())
+        return Message(self._new_id(), *before, payload, *after)
+
+    def _job(self, message: Message, key: bytes) -> Job[R_co]:
+        return Job(key, self._origin, message.queue, key != message.id)
+
+
+def batches(calls: Iterable[BoundCall], producer: Producer) -> Iterator[list[Message]]:
+    """Make the messages of `calls`, in batches that are bounded in number and bytes.
+
+    When reading `calls` raises, what was read before is still yielded.
+    """
+    batch: list[BoundCall] = []
+    size = 0
+    try:
+        for call in calls:
+            if type(call) is not BoundCall:
+                raise ArgumentError(
+                    "enqueue_many takes calls made by `task.bind(...)`, not"
+                    f" a {type(call).__name__}: was the task called instead?"
+                )
+            alone = len(call.payload) >= ALONE_BYTES
+            if alone and batch:
+                yield _messages(batch, producer)
+                batch, size = [], 0
+            batch.append(call)
+            size += len(call.payload)
+            if alone or len(batch) >= BATCH_MESSAGES or size >= BATCH_BYTES:
+                yield _messages(batch, producer)
+                batch, size = [], 0
+    except Exception:
+        if batch:
+            yield _messages(batch, producer)
+        raise
+    if batch:
+        yield _messages(batch, producer)
+
+
+def _messages(calls: list[BoundCall], producer: Producer) -> list[Message]:
+    now_ms = producer.clock.wall_ms()
+    delivery = calls[0].delivery
+    before, after = delivery.around(now_ms)
+    messages: list[Message] = []
+    for key, call in zip(producer.ids.take(len(calls)), calls, strict=True):
+        if call.delivery is not delivery:
+            delivery = call.delivery
+            before, after = delivery.around(now_ms)
+        messages.append(Message(key, *before, call.payload, *after))
+    return messages

@@ -1,0 +1,213 @@
+"""Who waits for work, or for the end of a job, and how to wake those who should know.
+
+Owns the folder `<db>-bells`: a FIFO for each broker that waits, and for each queue it waits for
+an entry `<queue>@<waiter>`. Whoever removes an entry rings that waiter, so no ring is spent on a
+waiter that was rung already, and no two publishers ring the same one. `ends/<waiter>` holds the ids
+whose ends a broker waits for; each of them rings it. They have a folder of their own because every
+acknowledgement looks there, and must not pay for the workers that wait for work.
+Must never: fail a call whose transaction is committed; a lost bell costs a second, no message.
+Called by: brokers that are files.
+"""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dibs.errors import BrokerUnavailable
+from dibs.local.fork import drop_in_child
+
+
+class Bells:
+    """The bell of one broker, and the way to everybody else's."""
+
+    def __init__(self, folder: Path, worker_id: bytes) -> None:
+        self._folder = str(folder)
+        self._ends = f"{folder}/ends"
+        self._name = f"{worker_id.hex()}-{os.urandom(4).hex()}"
+        self._fd = -1
+        self._awaited: frozenset[bytes] = frozenset()
+
+    def fd(self) -> int:
+        """Return the descriptor that becomes readable when this waiter is rung."""
+        if self._fd < 0:
+            try:
+                self._fd = self._hung_up()
+            except OSError as error:
+                raise BrokerUnavailable(f"no bell can be hung up: {error}") from error
+            drop_in_child(self)
+        return self._fd
+
+    def drain(self) -> bool:
+        """Forget the rings so far; say whether there were any."""
+        rung = False
+        if self._fd >= 0:
+            with contextlib.suppress(BlockingIOError):
+                while len(os.read(self._fd, 4096)) == 4096:
+                    pass
+                rung = True
+        return rung
+
+    def arm(self, queues: Iterable[str]) -> bool:
+        """Ask to be rung for `queues`; say whether any of them was not asked for before."""
+        return self._fd >= 0 and sum(map(self._ask, queues)) > 0
+
+    def disarm(self, queues: Iterable[str]) -> None:
+        """Ask no more: a waiter with no room must not catch a ring that an idle one could use."""
+        if self._fd >= 0:
+            for queue in queues:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._path(f"{queue}@{self._name}"))
+
+    def waiting(self) -> list[str]:
+        """Return the entries of all who wait."""
+        with contextlib.suppress(OSError):
+            return [name for name in os.listdir(self._folder) if "@" in name]
+        return []
+
+    def ring(self, queues: Iterable[str]) -> None:
+        """Wake one waiter of each queue."""
+        if entries := self.waiting():
+            for queue in queues:
+                any(self._rung(name) for name in entries if name.startswith(queue + "@"))
+
+    def await_ends(self, ids: Iterable[bytes]) -> bool:
+        """Ask to be rung when one of `ids` ends, and no other; say whether any of them is new."""
+        if self._awaited and not os.path.exists(f"{self._ends}/{self._name}"):
+            self._awaited = frozenset()  # somebody cleared the folder away
+        wanted = frozenset(ids)
+        if self._fd < 0 or wanted == self._awaited:
+            return False
+        new, self._awaited = not wanted <= self._awaited, wanted
+        try:
+            if wanted:
+                self._write_ends(b"".join(wanted))
+            else:
+                os.unlink(f"{self._ends}/{self._name}")
+        except OSError:
+            self._awaited = frozenset()  # to be tried again the next time
+        return new
+
+    def ring_ends(self, ended: Iterable[bytes]) -> None:
+        """Wake all who wait for one of these; `ended` is not read if nobody waits."""
+        if waiters := self._awaiting():
+            over = frozenset(ended)
+            for waiter in waiters:
+                if self._awaits_any(waiter, over):
+                    self._wake(waiter)
+
+    def bury_dead(self) -> None:
+        """Remove the wishes of processes that died with nothing left that would ring for them."""
+        for waiter in self._awaiting():
+            if (fd := self._opened(waiter)) >= 0:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Remove this waiter's files."""
+        if self._fd >= 0:
+            self._bury(self._name)
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the descriptor and nothing else: what a forked child does with its copy."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _hung_up(self) -> int:
+        """Make the FIFO, and return a descriptor of it."""
+        path = self._path(self._name)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._folder)
+        os.chmod(self._folder, 0o700)  # whatever the umask
+        os.mkfifo(path)
+        os.chmod(path, 0o600)
+        # Open for both ways: a FIFO without a writer would be readable for ever.
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def _ask(self, queue: str) -> bool:
+        names = self._path(self._name), self._path(f"{queue}@{self._name}")
+        with contextlib.suppress(OSError):
+            try:
+                os.link(*names)
+            except FileNotFoundError:
+                self._hang_up_again()
+                os.link(*names)
+            return True
+        return False
+
+    def _hang_up_again(self) -> None:
+        """Make the FIFO anew: somebody cleared the folder away, and nobody could ring us."""
+        fd = self._hung_up()
+        os.dup2(fd, self._fd, inheritable=False)
+        os.close(fd)
+
+    def _rung(self, entry: str) -> bool:
+        try:
+            os.unlink(self._path(entry))
+        except OSError:
+            return False
+        return self._wake(entry.partition("@")[2])
+
+    def _wake(self, waiter: str) -> bool:
+        if (fd := self._opened(waiter)) < 0:
+            return False
+        try:
+            os.write(fd, b"!")
+        except BlockingIOError:
+            return True  # full, so readable
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+    def _opened(self, waiter: str) -> int:
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(self._path(waiter), flags)
+        except OSError as error:
+            if error.errno in (errno.ENXIO, errno.ENOENT):  # nobody reads: its process is dead
+                self._bury(waiter)
+        return -1
+
+    def _awaiting(self) -> list[str]:
+        try:
+            return os.listdir(self._ends)
+        except OSError:
+            return []
+
+    def _awaits_any(self, waiter: str, ended: frozenset[bytes]) -> bool:
+        try:
+            with open(f"{self._ends}/{waiter}", "rb") as file:
+                ids = file.read()
+        except OSError:
+            return False
+        return any(ids[at : at + 16] in ended for at in range(0, len(ids), 16))
+
+    def _write_ends(self, ids: bytes) -> None:
+        if not os.path.exists(self._path(self._name)):
+            self._hang_up_again()
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._ends, 0o700)
+        unseen = self._path(f"{self._name}~")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(unseen, flags, 0o600)
+        try:
+            os.write(fd, ids)
+        finally:
+            os.close(fd)
+        os.replace(unseen, f"{self._ends}/{self._name}")  # whole or not at all
+
+    def _bury(self, waiter: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self._ends}/{waiter}")
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._folder):
+                if name in (waiter, f"{waiter}~") or name.endswith("@" + waiter):
+                    with contextlib.suppress(OSError):
+                        os.unlink(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{name}"

@@ -1,0 +1,260 @@
+"""A database file: opening it, what it must be set to, and the one way to write to it.
+
+Owns the connection and the translation of every apsw exception.
+Must never: know what is in the tables. Called by: brokers that are files.
+"""
+
+import contextlib
+import errno
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from dibs import errors
+from dibs.local import disk, place, statements
+from dibs.local.fork import drop_in_child
+from dibs.local.lock import WriteLock
+from dibs.local.prompt import prompt_interpreter
+
+T = TypeVar("T")
+OURS, SCHEMA = 0x64696273, 1  # as the last lines of create.sql say it
+CALL_SECONDS = 5.0
+LOCK_SHARE = 0.8  # of a call's time: the wait for our lock,
+BUSY_SHARE = 0.18  # and for what does not queue on it, another program
+CONTENDED_SECONDS = 0.000_5  # an idle lock takes a hundredth of this
+_of_parents: list[apsw.Connection] = []
+
+
+class Undo(Exception):
+    """Raised by work that is to be undone, and done in another way."""
+
+
+class Unsure(Exception):
+    """A commit broke off. It is not done, but may be found done after a power loss."""
+
+
+class Database:
+    """One connection to one file, and the statements of one folder, which hold its tables."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.sql = statements.load(Path(__file__).parent) | statements.load(folder)
+        if apsw.SQLITE_VERSION_NUMBER < 3_051_003:
+            found = apsw.sqlite_lib_version()
+            raise errors.BrokerRefused(f"SQLite {found} can corrupt a queue file: upgrade apsw")
+        self.path = place.checked(path)
+        self.created = False
+        self.contended = False
+        """Whether others were at it when this process wanted to write the last time."""
+        self._pid = os.getpid()
+        self._call_seconds = math.inf
+        self._reserve = disk.Reserve(disk.beside(self.path, "-reserve"))
+        try:
+            # With O_EXCL: to open and close a file that is open here would drop SQLite's locks.
+            with contextlib.suppress(FileExistsError):
+                os.close(disk.open_private(self.path, os.O_EXCL))
+            self.connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
+            self.hurry(CALL_SECONDS)
+            self.connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+            is_new = self._is_new()
+            if self.connection.readonly("main"):
+                raise PermissionError(errno.EACCES, "it is read-only", str(self.path))
+            self._lock = WriteLock(self.path)
+        except OSError as error:
+            raise disk.unusable(self.path, error) from error
+        except apsw.Error as error:
+            raise self._translated(error) from error
+        drop_in_child(self)
+        self._place = self._found()
+        if is_new:
+            self._create()
+        self.run("set")
+        self.verify()
+
+    def run(self, statement: str, *values: Any, **named: Any) -> list[Any]:
+        """Run a statement of the `.sql` files and return its rows."""
+        self._check_process()
+        try:
+            return self.connection.execute(self.sql[statement], named or values).fetchall()
+        except (apsw.Error, OverflowError) as error:
+            raise self._translated(error, statement) from error
+
+    def write(
+        self,
+        work: Callable[[], T],
+        otherwise: Callable[[], T] | None = None,
+        *,
+        storing: bool = False,
+        wait: float | None = None,
+        unsure: type[Exception] = errors.BrokerUnavailable,
+    ) -> T:
+        """Run `work` in a transaction of its own; when this returns, it is durable.
+
+        If it raises `Undo`, what it did is undone, and `otherwise` runs in its place. When the disk
+        is full, what ends or moves messages may use the reserve. What stores new ones may not, and
+        must not while the reserve is spent. If nobody can tell whether it is done, that is raised
+        as `unsure`.
+        """
+        self._check_process()
+        longest = LOCK_SHARE * self._call_seconds
+        deadline = time.monotonic() + (longest if wait is None else wait)
+        with _said_as(unsure):
+            try:
+                return self._locked(work, otherwise, deadline, storing)
+            except errors.BrokerFull:
+                if storing:
+                    raise
+            self._reserve.spend()
+            self.checkpoint()
+            return self._locked(work, otherwise, deadline, storing)
+
+    def write_or(
+        self, unknown: T, work: Callable[[], T], otherwise: Callable[[], T] | None = None
+    ) -> T:
+        """Run `work` as `write` does; return `unknown` if nobody can tell whether it is done."""
+        try:
+            return self.write(work, otherwise, unsure=Unsure)
+        except Unsure:
+            return unknown
+
+    def hurry(self, seconds: float) -> None:
+        """Have each call end within `seconds` from now on, whatever others do."""
+        if seconds < self._call_seconds:
+            self._call_seconds = seconds
+            self.connection.set_busy_timeout(int(BUSY_SHARE * seconds * 1_000))
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise errors.BrokerError(f"{self.path} was opened before a fork: open it anew")
+
+    def checkpoint(self) -> None:
+        """Move what can be moved from the log into the file, waiting for nobody."""
+        with contextlib.suppress(apsw.Error):
+            self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def check_file(self) -> None:
+        """Refuse a file that was removed or replaced: what is stored there, nobody else would see.
+
+        It costs a microsecond, so it is for a transaction, not for a job.
+        """
+        if self._found() != self._place:
+            why = f"{self.path} is not the file any more that was opened here"
+            raise errors.BrokerUnavailable(f"{why}: start this process again")
+
+    def verify(self) -> None:
+        """Check that the file is set to what the guarantees rest on."""
+        for name, found, needed in self.run("wrong_settings"):
+            why = f"{self.path}: {name} is {found}, and {needed} is needed"
+            raise errors.BrokerRefused(f"{why}: move its jobs to a new queue file")
+
+    def close(self) -> None:
+        """Close what this process opened."""
+        if self._pid == os.getpid():
+            self._lock.close()
+            with contextlib.suppress(apsw.Error):
+                self.connection.close()
+
+    def drop(self) -> None:
+        """In a forked child, keep the parent's connection from ever being closed."""
+        _of_parents.append(self.connection)
+
+    def _locked(
+        self,
+        work: Callable[[], T],
+        otherwise: Callable[[], T] | None,
+        deadline: float,
+        storing: bool,
+    ) -> T:
+        asked = time.monotonic()
+        self._lock.acquire(deadline - asked)
+        try:
+            self.contended = time.monotonic() - asked > CONTENDED_SECONDS
+            self.check_file()
+            with prompt_interpreter():
+                if storing:
+                    self._reserve.keep()
+                try:
+                    return self._transaction(work)
+                except Undo:
+                    if otherwise is None:
+                        raise
+                return self._transaction(otherwise)
+        finally:
+            self._lock.release()
+
+    def _transaction(self, work: Callable[[], T]) -> T:
+        try:
+            # Inside, because a signal's handler may raise anywhere: a transaction that stayed open
+            # would hold the file until this process dies.
+            self.run("begin")
+            answer = work()
+            self.run("commit")
+        except BaseException:
+            with contextlib.suppress(apsw.ConnectionClosedError):
+                if self.connection.in_transaction:
+                    self.run("rollback")
+            raise
+        return answer
+
+    def _found(self) -> tuple[int, int] | None:
+        """Return which file is at the path now."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _is_new(self) -> bool:
+        ((owner, schema, tables),) = self.run("identity")
+        if owner == tables == 0:
+            return True
+        if owner != OURS:
+            raise errors.BrokerRefused(f"{self.path} is another program's database: choose another")
+        if schema > SCHEMA:
+            why = f"{self.path} has schema {schema}, and this dibs knows up to {SCHEMA}"
+            raise errors.SchemaTooNew(f"{why}: upgrade dibs; nothing was changed")
+        return False
+
+    def _create(self) -> None:
+        self._lock.acquire(LOCK_SHARE * CALL_SECONDS)
+        try:
+            self._reserve.keep()
+            if self._is_new():
+                self.run("before_creation")
+                with _said_as(errors.BrokerUnavailable):
+                    self._transaction(lambda: self.run("tables"))
+                self.created = True
+        finally:
+            self._lock.release()
+
+    def _translated(self, error: Exception, statement: str = "") -> errors.BrokerError | Unsure:
+        at_the_disk = isinstance(error, apsw.IOError)
+        number = 0
+        if at_the_disk or isinstance(error, apsw.CantOpenError):
+            with contextlib.suppress(AttributeError):  # there is no connection yet
+                number = self.connection.system_errno
+        if isinstance(error, apsw.FullError) or (at_the_disk and number in disk.FULL):
+            return errors.BrokerFull(f"{self.path}: no room left on the disk")
+        if isinstance(error, apsw.BusyError):
+            return errors.BrokerBusy(f"{self.path}: another program has it locked")
+        if isinstance(error, apsw.NotADBError):
+            return errors.BrokerRefused(f"{self.path} is not a queue file: choose another")
+        if at_the_disk or isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError):
+            why = f"{error} ({os.strerror(number)})" if number else error
+            way = "check the disk, and the owner and mode of the file and of those beside it"
+            if at_the_disk and statement == "commit":
+                return Unsure(f"{self.path}: the commit broke off: {why}: {way}")
+            return errors.BrokerUnavailable(f"{self.path}: {why}: {way}")
+        return errors.BrokerUnavailable(f"{self.path}: {error!r}")
+
+
+@contextlib.contextmanager
+def _said_as(unsure: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except Unsure as error:
+        raise unsure(*error.args) from error.__cause__

@@ -1,0 +1,158 @@
+"""The door to the broker, through which one thread goes at a time and takes along who waits.
+
+Owns: the lock around the process's broker, and group commit: whoever has the lock publishes all
+that was queued meanwhile, and the others wait for their share.
+Must never: leave a thread waiting when nobody is at work, whatever is raised where.
+Called by: `Producer`, and its publisher thread.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+from dibs.brokers.contract import Broker
+from dibs.errors import BrokerBusy, BrokerError
+from dibs.message import Message
+from dibs.producer.handle import Handle, Verdict
+
+T = TypeVar("T")
+BATCH_MESSAGES = 1_000
+BATCH_BYTES = 4 << 20
+"""How much one trip takes along: a transaction of some milliseconds."""
+
+
+class Waiter:
+    """A message in the queue at the door, and the thread that waits for what becomes of it."""
+
+    __slots__ = ("message", "signal", "verdict")
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        self.verdict: Verdict | None = None
+        self.signal: threading.Lock | None = None
+
+    def wait(self) -> None:
+        """Wait to be woken. The first call only says that there is someone to wake.
+
+        Between the two the caller looks again whether it has to wait at all: who left the door
+        before the first call has woken nobody.
+        """
+        if self.signal is None:
+            signal = threading.Lock()
+            signal.acquire()
+            self.signal = signal
+        else:
+            self.signal.acquire()
+
+    def wake(self) -> None:
+        """End the wait: there is a verdict, or the door is free."""
+        if self.signal is not None:
+            with suppress(RuntimeError):  # another thread did it already
+                self.signal.release()
+
+
+class Door:
+    """The one way to a process's broker. Any thread may use it."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self.renew()
+
+    def renew(self) -> None:
+        """Be as new: in a forked child, where nobody waits and the lock's holder does not exist."""
+        self._lock = threading.Lock()
+        self._waiting: deque[Waiter] = deque()
+        self._inside: int | None = None
+
+    def publish(self, message: Message) -> Verdict:
+        """Store one message, together with those of other threads if there are any."""
+        waiter = Waiter(message)
+        self._waiting.append(waiter)
+        try:
+            while waiter.verdict is None:
+                if self._lock.acquire(blocking=False):
+                    try:
+                        self._publish_waiting()
+                    finally:
+                        self._leave()
+                elif self._inside == threading.get_ident():
+                    raise BrokerBusy(
+                        "this thread is enqueueing already: it was called from a signal handler or"
+                        " a finalizer that interrupted another call; set a flag there instead"
+                    )
+                else:
+                    waiter.wait()
+        except BaseException:
+            with suppress(ValueError):
+                self._waiting.remove(waiter)
+            self._wake_next()
+            raise
+        return waiter.verdict
+
+    def publish_batch(self, messages: Sequence[Message]) -> list[Verdict]:
+        """Store messages in one go; say of each what became of it.
+
+        Raises:
+            BrokerError: nothing was stored, or (`PublishUnknown`) nobody can tell.
+        """
+        self._lock.acquire()
+        try:
+            self._inside = threading.get_ident()
+            return self._handle.publish(messages)
+        finally:
+            self._leave()
+
+    def look(self, at: Callable[[Broker], T]) -> T:
+        """Ask the broker something, when nobody else uses it.
+
+        Raises:
+            BrokerError: it cannot be asked.
+        """
+        self._lock.acquire()
+        try:
+            self._inside = threading.get_ident()
+            return self._handle.look(at)
+        finally:
+            self._leave()
+
+    def close(self) -> None:
+        """Close the broker when nobody uses it; the next to come opens it again."""
+        self._lock.acquire()
+        try:
+            self._handle.close()
+        finally:
+            self._leave()
+
+    def _publish_waiting(self) -> None:
+        self._inside = threading.get_ident()
+        waiting, size = self._waiting, 0
+        batch: list[Waiter] = []
+        while waiting and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
+            batch.append(waiting[0])
+            size += len(waiting.popleft().message.args)
+        try:
+            verdicts = self._handle.publish([waiter.message for waiter in batch])
+            for waiter, verdict in zip(batch, verdicts, strict=True):
+                waiter.verdict = verdict
+                waiter.wake()
+        except BrokerError as error:
+            for waiter in batch:
+                waiter.verdict = error
+                waiter.wake()
+        except BaseException:
+            # Ctrl-C in this thread is not the others' affair. If their messages were stored all
+            # the same, whoever publishes them again is told so: the ids are the same.
+            waiting.extendleft(waiter for waiter in reversed(batch) if waiter.verdict is None)
+            raise
+
+    def _leave(self) -> None:
+        self._inside = None
+        self._lock.release()
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        if self._waiting:
+            with suppress(IndexError):  # another thread took it along just now
+                self._waiting[0].wake()

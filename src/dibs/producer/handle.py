@@ -1,0 +1,154 @@
+"""The one broker of a process, as its producers use it.
+
+Owns: opening it at the first use, declaring queues, publishing until each answer is known, and what
+an answer means to a caller.
+Must never: be used by two threads at a time (see `door`), or close a broker that was opened before
+a fork: it is the parent's.
+Called by: `Door`; `Producer` after a fork.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from dibs.brokers.contract import Broker, Duplicate, Published, Refused, Stored, Unknown
+from dibs.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    DibsError,
+    OptionError,
+    PayloadTooLarge,
+    PublishUnknown,
+)
+from dibs.message import Message
+
+T = TypeVar("T")
+Verdict = bytes | DibsError
+"""The id of the live job that a message is, or stands for; or why there is none."""
+
+
+def own(error: DibsError) -> DibsError:
+    """Return an error for one caller: a verdict may be shared, and what is raised is not."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error
+    return copy
+
+
+def keep_open(inherited: Broker) -> None:
+    """Keep a broker of a forked child's parent from ever being freed.
+
+    A driver closes what is freed, at the latest when the interpreter ends, and a SQLite database
+    must not be closed by a process that has not opened it.
+    """
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+
+
+TRIES = 3
+"""How often a message is published whose answer was lost; each try is bounded by the broker."""
+
+
+class Handle:
+    """A broker that is opened when it is needed."""
+
+    def __init__(self, open_broker: Callable[[], Broker]) -> None:
+        self._open = open_broker
+        self._broker: Broker | None = None
+        self._declared: set[str] = set()
+
+    def publish(self, messages: Sequence[Message]) -> list[Verdict]:
+        """Store messages; say of each what became of it.
+
+        A message whose answer was lost is published again, with the same id.
+
+        Raises:
+            BrokerError: nothing was stored.
+        """
+        if not messages:
+            return []
+        broker = self._opened()
+        queues = {message.queue for message in messages} - self._declared
+        if queues:
+            broker.declare(sorted(queues))
+            self._declared |= queues
+        answers = self._answers(broker, messages)
+        return [
+            message.id if type(answer) is Stored else _verdict(message, answer, broker)
+            for message, answer in zip(messages, answers, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Close the broker, if it is open."""
+        broker, self._broker = self._broker, None
+        self._declared.clear()
+        if broker is not None:
+            broker.close()
+
+    def drop(self) -> None:
+        """Forget the broker in a forked child, where not even its memory may be given back."""
+        inherited, self._broker = self._broker, None
+        self._declared.clear()
+        if inherited is None:
+            return
+        keep_open(inherited)
+        if not inherited.capabilities.shared_between_processes:
+            self._open = _refuse_to_open(inherited.url)
+
+    def look(self, at: Callable[[Broker], T]) -> T:
+        """Ask the broker something.
+
+        Raises:
+            BrokerError: it cannot be asked.
+        """
+        return at(self._opened())
+
+    def open_another(self) -> Broker:
+        """Open one more broker, for a thread of its own."""
+        return self._open()
+
+    def _opened(self) -> Broker:
+        broker = self._broker
+        if broker is None:
+            broker = self._broker = self._open()
+        return broker
+
+    def _answers(self, broker: Broker, messages: Sequence[Message]) -> list[Published]:
+        answers: list[Published]
+        try:
+            answers = broker.publish(messages)
+        except PublishUnknown:
+            answers = [Unknown() for _ in messages]
+        for _ in range(TRIES - 1):
+            unsure = [i for i, answer in enumerate(answers) if type(answer) is Unknown]
+            if not unsure:
+                break
+            try:
+                again = broker.publish([messages[i] for i in unsure])
+            except BrokerError:  # says nothing of the first try, whose outcome stays unknown
+                continue
+            for i, answer in zip(unsure, again, strict=True):
+                answers[i] = answer
+        return answers
+
+
+def _verdict(message: Message, answer: Published, broker: Broker) -> Verdict:
+    if isinstance(answer, Duplicate):  # of itself, if an earlier try had taken effect
+        return answer.id
+    if isinstance(answer, Refused):
+        too_large = len(message.args) > broker.capabilities.payload_limit
+        refusal = PayloadTooLarge if too_large else OptionError
+        return refusal(f"`{message.task}` was not enqueued on {broker.url}: {answer.why}")
+    return PublishUnknown(
+        f"{broker.url} did not say whether it stored the job {message.id.hex()} of"
+        f" `{message.task}`, {TRIES} times in a row: it may or may not be there"
+    )
+
+
+def _refuse_to_open(url: str) -> Callable[[], Broker]:
+    def refuse() -> Broker:
+        raise BrokerUnavailable(
+            f"{url} lives in the process that opened it, and this one is a fork of it: a job would"
+            " be seen by nobody; use a broker that processes share, such as `sqlite:///file.db`"
+        )
+
+    return refuse

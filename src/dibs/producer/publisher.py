@@ -1,0 +1,177 @@
+"""The thread that publishes for those who must not wait, or who work meanwhile.
+
+Owns: the thread, the futures that event loops wait for, and the stream of one caller's batches.
+Must never: hold up an event loop: its futures are resolved a few at a time.
+Called by: `Producer`, for `aenqueue` and `enqueue_many`.
+"""
+
+import threading
+from asyncio import AbstractEventLoop, Future, get_running_loop
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+
+from dibs.errors import BrokerError, DibsError
+from dibs.message import Message
+from dibs.producer.door import Door
+from dibs.producer.handle import Verdict, own
+
+ASYNC_BATCH = 250
+"""How many coroutines share a trip to the broker: more gain little, and all wait for the last."""
+
+RESOLVED_AT_ONCE = 50
+"""How many coroutines an event loop resumes in one turn: what else it runs waits for them."""
+
+ON_THE_WAY = 2
+"""How many batches of a stream may be unfinished: one being stored, one ready to follow it."""
+
+JOIN_SECONDS = 20.0
+"""How long the end of a process waits for what is being stored; every broker call is bounded."""
+
+
+class Publisher:
+    """A thread that goes through the door for others, in the order in which they asked."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._asked: deque[tuple[Message, Future[bytes]]] = deque()
+        self._called = False
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="dibs-publisher", daemon=True)
+        self._thread.start()
+
+    def publish(self, message: Message) -> "Future[bytes]":
+        """Return what the running event loop waits for until `message` is stored."""
+        future: Future[bytes] = get_running_loop().create_future()
+        self._asked.append((message, future))
+        if not self._called:
+            self._called = True
+            self._calls.put(self._publish_asked)
+        return future
+
+    def stream(self) -> "Stream":
+        """Return a way for one caller's batches."""
+        return Stream(self._door, self._calls.put)
+
+    def stop(self) -> None:
+        """End the thread when all that was asked for is done."""
+        self._calls.put(None)
+        self._thread.join(JOIN_SECONDS)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+        while self._asked:  # what was asked for before the end is on its way
+            self._publish_asked()
+
+    def _publish_asked(self) -> None:
+        self._called = False
+        count = min(len(self._asked), ASYNC_BATCH)
+        batch = [self._asked.popleft() for _ in range(count)]
+        if self._asked and not self._called:
+            self._called = True
+            self._calls.put(self._publish_asked)
+        verdicts: Sequence[Verdict]
+        try:
+            verdicts = self._door.publish_batch([message for message, _ in batch])
+        except DibsError as error:
+            verdicts = [error] * count
+        except Exception as error:  # whoever waits must be told, and this thread must live on
+            verdicts = [BrokerError(f"nothing was stored: {error!r}")] * count
+        by_loop: dict[AbstractEventLoop, deque[tuple[Future[bytes], Verdict]]] = {}
+        for (_, future), verdict in zip(batch, verdicts, strict=True):
+            by_loop.setdefault(future.get_loop(), deque()).append((future, verdict))
+        for loop, answers in by_loop.items():
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_resolve, loop, answers)
+
+
+def _resolve(loop: AbstractEventLoop, answers: "deque[tuple[Future[bytes], Verdict]]") -> None:
+    for _ in range(min(len(answers), RESOLVED_AT_ONCE)):
+        future, verdict = answers.popleft()
+        if not future.done():  # a wait can be cancelled; what was stored stays stored
+            if isinstance(verdict, bytes):
+                future.set_result(verdict)
+            else:
+                future.set_exception(own(verdict))
+    if answers:
+        loop.call_soon(_resolve, loop, answers)
+
+
+class Batch:
+    """Messages on their way, and in the end what became of them."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.messages = messages
+        self.verdicts: list[Verdict] = []
+        self.error: BaseException | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def settle(self) -> None:
+        """Say that no more will happen to it."""
+        self._done.release()
+
+    def wait(self) -> None:
+        """Wait until no more will happen to it."""
+        self._done.acquire()
+
+
+class Stream:
+    """The batches of one caller, stored in order; after the first that fails, none is.
+
+    Attributes:
+        stored: how many jobs are new, of the batches that were waited for.
+    """
+
+    def __init__(self, door: Door, call: Callable[[Callable[[], None]], None]) -> None:
+        self.stored = 0
+        self._door = door
+        self._call = call
+        self._batches: deque[Batch] = deque()
+        self._failed = False
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send a batch; wait for an earlier one if too many are unfinished, and raise its error."""
+        batch = Batch(messages)
+        self._batches.append(batch)
+        self._call(partial(self._store, batch))
+        if len(self._batches) > ON_THE_WAY:
+            self._wait_for_one()
+
+    def finish(self) -> None:
+        """Wait for all that was sent, and raise the first error."""
+        while self._batches:
+            self._wait_for_one()
+
+    def abandon(self) -> None:
+        """Wait for all that was sent, whatever becomes of it."""
+        while self._batches:
+            try:
+                self._wait_for_one()
+            except DibsError:
+                continue  # the first error is what the caller is told
+
+    def _wait_for_one(self) -> None:
+        batch = self._batches.popleft()
+        batch.wait()
+        if batch.error is not None:
+            raise batch.error
+        errors = [verdict for verdict in batch.verdicts if isinstance(verdict, DibsError)]
+        pairs = zip(batch.messages, batch.verdicts, strict=False)
+        self.stored += sum(message.id == verdict for message, verdict in pairs)
+        if errors:
+            raise errors[0]
+
+    def _store(self, batch: Batch) -> None:
+        try:
+            if not self._failed:
+                batch.verdicts = self._door.publish_batch(batch.messages)
+                self._failed = any(isinstance(verdict, DibsError) for verdict in batch.verdicts)
+        except BaseException as error:
+            self._failed = True
+            batch.error = error
+        finally:
+            batch.settle()

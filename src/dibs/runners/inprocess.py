@@ -1,0 +1,90 @@
+"""A runner in the pump's own process: the same host, in threads.
+
+Owns: the host's thread.
+Must never: be the default: here a blocked interpreter stops the pump and its heartbeats too. It
+is for tests, for debugging, and for a small consumer inside a web application.
+Called by: the worker's crew, through `in_process_spawner`.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+
+from dibs.runners.blackbox import BlackBox
+from dibs.runners.contract import Down, Hello, Spawner, Up, encode
+from dibs.runners.host import Host
+from dibs.runners.link import Link
+from dibs.task import AnyTask
+
+
+def in_process_spawner(url: str, tasks: Mapping[str, AnyTask]) -> Spawner:
+    """Return what starts runners made of threads for the tasks of an app that is imported here."""
+    return lambda slots: InProcessRunner(url, tasks, slots)
+
+
+class InProcessRunner:
+    """One host in threads of this process; it cannot be killed, and dies only when told to quit."""
+
+    def __init__(self, url: str, tasks: Mapping[str, AnyTask], slots: int) -> None:
+        self.slots = slots
+        self.pid = os.getpid()
+        ours, theirs = socket.socketpair()
+        self._theirs = theirs
+        self._link = Link(ours)
+        self._box = BlackBox(-1, slots)
+        self._killed = False
+        theirs.sendall(encode(Hello(url, [task.info for task in tasks.values()], [])))
+        host = Host(theirs, tasks, self._box, slots, abandoned=lambda: None)
+        self._thread = threading.Thread(
+            target=self._run, args=(host,), name="dibs-loop", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, host: Host) -> None:
+        host.run()
+        with contextlib.suppress(OSError):
+            self._theirs.shutdown(socket.SHUT_RDWR)  # the pump waits for the end of the link
+
+    def filenos(self) -> Sequence[int]:
+        """Return the link, while there is one."""
+        return [] if self._killed else [self._link.fileno()]
+
+    def wants_write(self) -> bool:
+        """Whether frames wait for room."""
+        return self._link.wants_write()
+
+    def send(self, frame: Down) -> None:
+        """Hand over a frame."""
+        self._link.send(frame)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._link.flush()
+
+    def receive(self) -> list[Up]:
+        """Return the frames that have arrived."""
+        return self._link.receive()
+
+    def death(self) -> str | None:
+        """Say that it has quit or was cut off, or None."""
+        return None if self._thread.is_alive() and not self._killed else "quit"
+
+    def running(self) -> dict[int, float]:
+        """Return what the slots are at."""
+        return self._box.running()
+
+    def last(self) -> set[int]:
+        """Return what the slots were at last."""
+        return self._box.last()
+
+    def kill(self) -> None:
+        """Cut the link: a thread cannot be killed, so what runs is left to itself."""
+        self._killed = True
+        self._link.close()
+
+    def close(self) -> None:
+        """Give up the descriptors."""
+        self._link.close()
+        self._theirs.close()

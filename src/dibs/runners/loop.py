@@ -1,0 +1,167 @@
+"""The loop runner: runs `async def` tasks on one event loop.
+
+Owns: the event loop and its movers. A mover is one long-lived asyncio task that runs one job after
+the other in a slot: a job that never waits costs no task, no future and no trip through the loop.
+Must never: talk to the broker, or share its thread with anything but user code.
+Called by: the host from its link thread (`push`, `stop_job`), the thread runner (`nudge`).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from time import monotonic_ns
+from typing import cast
+
+from dibs.runners.contract import StopReason
+from dibs.runners.execute import failed, returned
+from dibs.runners.slots import Item, Slot, Slots
+from dibs.running import current
+
+SLICE_NS = 5_000_000
+"""A mover gives way to the loop's other work after this long, however many jobs wait."""
+
+
+class LoopRunner:
+    """Runs coroutines; `run` is its thread's whole life."""
+
+    def __init__(self, slots: Slots) -> None:
+        self.queue: deque[Item] = deque()
+        self.rival_waits: Callable[[], bool] = bool
+        """Whether the thread runner has jobs that wait for a slot."""
+        self.hand_over: Callable[[], None] = lambda: None
+        """Tells the thread runner that a slot is free."""
+        self._slots = slots
+        self._runner = asyncio.Runner()
+        self._loop = self._runner.get_loop()
+        self._over = self._loop.create_future()
+        self._idle: list[asyncio.Future[None]] = []
+        self._movers: set[asyncio.Task[None]] = set()
+        self._waking = False
+        self._pristine = copy_context()
+        self._pristine.run(current.set, None)
+
+    def run(self) -> None:
+        """Run the loop until `quit`; what is left on it then is cancelled."""
+        with self._runner:
+            self._runner.run(self._wait())
+
+    async def _wait(self) -> None:
+        await self._over
+
+    def quit(self) -> None:
+        """Make `run` return. Any thread may call."""
+        self._soon(self._end)
+
+    def _end(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def waits(self) -> bool:
+        """Whether jobs wait here for a slot."""
+        return bool(self.queue)
+
+    def push(self, items: list[Item]) -> None:
+        """Queue jobs. Any thread may call."""
+        self.queue.extend(items)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Make idle movers look at the queue. Any thread may call."""
+        self._soon(self._wake)
+
+    def stop_job(self, serial: int, reason: StopReason) -> None:
+        """Cancel a running job. Any thread may call."""
+        self._soon(lambda: self._cancel(serial, reason))
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return  # the loop is closed, and everything that ran on it has ended
+
+    def _wake(self) -> None:
+        """Wake two movers; each wakes two more while jobs wait: few for few, many fast for many."""
+        self._waking = True
+        for _ in range(2):
+            if self._idle:
+                idle = self._idle.pop()
+                if not idle.done():
+                    idle.set_result(None)
+            elif len(self._movers) < len(self._slots.all):
+                self._new_mover()
+
+    def _new_mover(self) -> None:
+        context = self._pristine.copy()
+        mover = self._loop.create_task(self._move(), name="dibs-job", context=context)
+        self._movers.add(mover)
+        mover.add_done_callback(self._retire)
+
+    def _retire(self, mover: asyncio.Task[None]) -> None:
+        self._movers.discard(mover)
+        if self.queue:
+            self._wake()
+
+    def _cancel(self, serial: int, reason: StopReason) -> None:
+        slot = self._slots.find(serial)
+        if slot is not None and slot.job is not None and slot.owner is not None:
+            slot.job.stop_reason = reason
+            slot.owner.cancel()
+
+    async def _move(self) -> None:
+        fit = True
+        while fit:
+            self._waking = False
+            slot = self._take_slot() if self.queue else None
+            if slot is None:
+                idle = self._loop.create_future()
+                self._idle.append(idle)
+                await idle
+                continue
+            try:
+                fit = await self._run_jobs(slot)
+            finally:
+                slot.owner = None
+                self._slots.free.append(slot)
+                if self.rival_waits():
+                    self.hand_over()
+
+    def _take_slot(self) -> Slot | None:
+        try:
+            return self._slots.free.pop()
+        except IndexError:
+            return None  # the threads have them all; they nudge when one is free
+
+    async def _run_jobs(self, slot: Slot) -> bool:
+        """Run jobs in `slot` while there are any; False if this mover must not run another.
+
+        It must not when a job left something behind in it: a context variable, a cancellation.
+        """
+        me = slot.owner = cast("asyncio.Task[None]", asyncio.current_task())
+        queue = self.queue
+        slice_start = monotonic_ns()
+        while queue:
+            try:
+                item = queue.popleft()
+            except IndexError:
+                break  # withdrawn by the link thread between the look and the pop
+            if queue and not self._waking:
+                self._wake()
+            serial, lease, task = item
+            job = slot.enter(serial, lease)
+            try:
+                args, kwargs = task.codec.decode(lease.message.args)
+                coroutine = cast("Awaitable[object]", task.function(*args, **kwargs))
+                outcome = returned(task, await coroutine, job)
+            except BaseException as exc:
+                if isinstance(exc, GeneratorExit) and self._over.done():
+                    raise  # the loop is being torn down around this job
+                outcome = failed(task, job, exc)
+            now = slot.leave(item, outcome)
+            current.set(None)
+            if me.cancelling() or copy_context() != self._pristine:
+                return False
+            if now - slice_start > SLICE_NS or (self.rival_waits() and not self._slots.free):
+                await asyncio.sleep(0)
+                slice_start = monotonic_ns()
+        return True

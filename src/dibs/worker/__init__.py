@@ -1,0 +1,1 @@
+"""The worker: the pump that alone talks to the broker, and the service that starts and stops it."""

@@ -1,0 +1,41 @@
+"""Events as log records, for workers that run inside somebody else's program.
+
+Owns: the level of each event on the logger `dibs`; the sentences are those of `sentences.py`.
+Must never: configure logging, the program does; or log a job's arguments, which may be secrets.
+Called by: `embedded.py`, as its observer.
+"""
+
+import logging
+
+from dibs.events import (
+    BrokerBack,
+    BrokerTrouble,
+    Event,
+    JobFailed,
+    LeaseLost,
+    RunnerCondemned,
+    RunnerDied,
+    Settled,
+    Stopping,
+    TaskSlow,
+    TaskUnknown,
+)
+from dibs.worker.sentences import counts_of, describe, traceback_of
+
+_logger = logging.getLogger("dibs")
+
+
+def log_event(event: Event) -> None:
+    """Log one event; settlements are counted elsewhere and told at DEBUG."""
+    match event:
+        case Settled():
+            if _logger.isEnabledFor(logging.DEBUG):
+                _logger.debug("%s", counts_of(event))
+        case JobFailed():
+            _logger.error("%s\n%s", describe(event), traceback_of(event).rstrip())
+        case RunnerDied() | RunnerCondemned() | LeaseLost() | BrokerTrouble():
+            _logger.error("%s", describe(event))
+        case TaskUnknown() | TaskSlow():
+            _logger.warning("%s", describe(event))
+        case BrokerBack() | Stopping():
+            _logger.info("%s", describe(event))

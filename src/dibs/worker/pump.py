@@ -1,0 +1,334 @@
+"""The pump: the loop that alone talks to the broker.
+
+Owns: every lease of this worker, from claim to settlement, and the order of a tick: hear what came
+back, settle it, extend what is due, look after what runs too long, claim the free room and hand it
+out, and say when the next tick is due.
+Must never: run or import user code, wait, read a clock but the one it is passed, or sleep on an
+error: trouble with the broker is a time before which it is not called.
+Called by: the service, which waits between two ticks.
+
+What it keeps of docs/contract.md: what a dead runner was running is charged and what it had queued
+is not; a claim asks for the free room and no more; every settlement carries its lease's fence.
+"""
+
+import contextlib
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from dibs.brokers.contract import Broker, Claim
+from dibs.errors import BrokerError
+from dibs.events import RunnerDied, TaskSlow, TaskUnknown
+from dibs.message import Error, Lease, Outcome, Release, TaskInfo
+from dibs.policy import after_crash, before_run, is_suspect
+from dibs.runners.contract import Done, Hello, ImportFailed, Slow, Start, Up
+from dibs.worker.crew import Crew, Member
+from dibs.worker.leases import WAITING, Leases
+from dibs.worker.patience import Patience
+from dibs.worker.seams import Seams
+from dibs.worker.settler import Settler
+from dibs.worker.upkeep import Upkeep
+
+SAFETY_POLL_SECONDS = 1.0
+"""A bell can be lost with the process that rang it, so an idle worker looks this often."""
+
+_MOST_LACKED = 1_000
+_NO_ROOM_MS = 1_000
+"""How long a suspect stays in the broker where enough of them wait for a runner of their own."""
+
+
+class Pump:
+    """One worker's pump. `grace_seconds` is how long a condemned runner's other jobs may take."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        queues: Sequence[str],
+        crew: Crew,
+        tasks: dict[str, TaskInfo],
+        seams: Seams,
+        grace_seconds: float,
+    ) -> None:
+        self._broker = broker
+        self._queues = queues
+        self._crew = crew
+        self._tasks = tasks
+        self._clock = seams.clock
+        self._observe = seams.observe
+        self._grace = grace_seconds
+        self.leases = Leases()
+        self._patience = Patience(seams.clock, seams.observe)
+        self.settler = Settler(broker, self._patience, seams.observe)
+        self._upkeep = Upkeep(
+            broker=broker,
+            leases=self.leases,
+            crew=crew,
+            settler=self.settler,
+            tasks=tasks,
+            patience=self._patience,
+            seams=seams,
+        )
+        self._waiting: deque[int] = deque()
+        """Serials of leases that wait for a solo runner."""
+        self._prime_suspect = b""
+        """Id of the job that a crash met last begun: what crashes mostly does so at its start."""
+        self._lacked: dict[str, float] = {}
+        """The tasks that jobs came for and this worker lacks, and since when."""
+        self._claim_at = 0.0
+        self._stopping = False
+        self._drained = False
+
+    def tick(self, rung: bool) -> float | None:
+        """Do all that is due; return when the next tick is, or None if nothing ever is.
+
+        `rung` says that the broker's bell is readable. The answer is in seconds of the clock's
+        `monotonic`.
+        """
+        now = self._clock.monotonic()
+        if rung:
+            self._claim_at = now
+        held_before = self.held
+        self._hear(now)
+        self._serve_waiting(now)  # before a commit: a suspect waits for no more than the last one
+        self.settler.settle(now, len(self.leases))
+        if held_before and not self.held:
+            self._claim_at = now  # one more look before anybody calls this drained
+        self._upkeep.extend(now)
+        self._upkeep.watch(now)
+        self._claim(now)
+        self._serve_waiting(now)
+        self.settler.settle(now, len(self.leases))
+        return self._next_tick(now)
+
+    def listens(self) -> bool:
+        """Whether a ringing bell matters now: with no room it would only wake the loop for ever."""
+        now = self._clock.monotonic()
+        return not self._stopping and self._patience.allows(now) and self._room(now) > 0
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is held here, and a claim made since then found nothing."""
+        return self._drained
+
+    @property
+    def held(self) -> int:
+        """How many leases are not settled."""
+        return len(self.leases) + len(self.settler)
+
+    def stop(self) -> None:
+        """Claim nothing more and take back what has not started."""
+        self._stopping = True
+        self._crew.wind_down()
+        with contextlib.suppress(BrokerError):
+            self._broker.claim(self._queues, 0)  # no more rings: they would be lost on us
+        while self._waiting:
+            self._end([(self._waiting.popleft(), Release())])
+
+    def abandon(self) -> int:
+        """Release everything that is still running, its runners killed before; return how many."""
+        released = list(self.leases)
+        self._end([(serial, Release()) for serial, _ in released])
+        self.settler.settle(self._clock.monotonic())
+        return len(released)
+
+    # Hearing
+
+    def _hear(self, now: float) -> None:
+        # The dead first: a runner's last frames are read after it was seen dead and before it is
+        # buried, so an outcome that it sent is never mistaken for a crash.
+        dead = self._crew.deaths()
+        for member, frame in self._crew.receive():
+            self._hear_frame(member, frame, now)
+        for member, how in dead:
+            self._bury(member, how, now)
+
+    def _hear_frame(self, member: Member, frame: Up, now: float) -> None:
+        match frame:
+            case Done(acked, others, took_ns):
+                count, leases = self.leases.take(acked)
+                self.settler.ack(leases)
+                count += self._end(others)
+                member.answered(count, took_ns / 1e9, now)
+            case Slow(task, option, ran, limit):
+                self._observe(TaskSlow(task, option, ran, limit, math.ceil(2 * ran)))
+            case Hello(_, tasks, _):
+                self._tasks.update({info.name: info for info in tasks})
+                self._claim_at = now
+            case ImportFailed(text):
+                member.last_words = text
+
+    def _end(self, outcomes: Iterable[tuple[int, Outcome]]) -> int:
+        """Settle leases by their serials; return how many of them were held."""
+        held, ends = self.leases.end(outcomes)
+        self.settler.add_all(ends)
+        return held
+
+    def _bury(self, member: Member, how: str, now: float) -> None:
+        running = member.runner.last()
+        held_by_it = self.leases.of(member.number)
+        starts = member.runner.running()
+        newest = max(starts, key=starts.__getitem__, default=None)
+        error = Error("RunnerDied", f"the process running it died: {how}")
+        for serial, lease in held_by_it:
+            crashed = serial in running and not member.killed
+            if crashed and serial == newest:
+                self._prime_suspect = lease.message.id
+            self._end([(serial, after_crash(lease, error) if crashed else Release())])
+        if not member.killed and not (self._stopping and not held_by_it):
+            charged = sum(serial in running for serial, _ in held_by_it)
+            self._crew.want_solos(charged, now)  # they come back as suspects, and soon
+            queued = len(held_by_it) - charged
+            status = f"{how}: {member.last_words}" if member.last_words else how
+            self._observe(RunnerDied(member.runner.pid, status, charged, queued))
+        self._crew.bury(member, now, replace=not self._stopping)
+
+    # Claiming
+
+    def _room(self, now: float) -> int:
+        """Return how many jobs can be taken: every slot counts, also those of solo runners."""
+        solos = sum(m.outstanding for m in self._crew.members.values() if m.solo)
+        return self._crew.room(now) - solos
+
+    def _claim(self, now: float) -> None:
+        if self._stopping or now < self._claim_at or not self._patience.allows(now):
+            return
+        room = min(self._room(now), self._broker.capabilities.batch_limit)
+        if room <= 0:
+            return
+        asked_at = self._clock.monotonic()
+        try:
+            claim = self._broker.claim(self._open_queues(), room)
+        except BrokerError as exc:
+            self._patience.failed(exc)
+            return
+        self._patience.worked(now)
+        idle_already, self._drained = self._drained, self._is_empty(claim)
+        if len(claim.leases) < room:
+            wait = SAFETY_POLL_SECONDS if claim.next_in is None else claim.next_in
+            self._claim_at = now + min(SAFETY_POLL_SECONDS, wait)
+        if claim.leases:
+            self._dispatch(claim.leases, asked_at)
+        elif idle_already and self._drained:
+            # Not right after work: chores make the next commit, which may come soon, take longer.
+            self._idle()
+
+    def _is_empty(self, claim: Claim) -> bool:
+        """Whether a claim says that nothing is left; one that says "look at once" knows of more."""
+        return not claim.leases and not self.held and claim.next_in != 0
+
+    def _idle(self) -> None:
+        try:
+            self._broker.idle()
+        except BrokerError as exc:
+            self._patience.failed(exc)
+
+    def _open_queues(self) -> Sequence[str]:
+        """Return the queues to claim from: not those whose process jobs already wait for a runner.
+
+        Claiming more of them would only hoard what another worker could run.
+        """
+        waiting = self._waiting_processes()
+        if len(waiting) < self._crew.solos:
+            return self._queues
+        blocked = {lease.message.queue for lease in waiting}
+        return [queue for queue in self._queues if queue not in blocked]
+
+    def _waiting_processes(self) -> list[Lease]:
+        """Return the leases of process tasks, suspects apart, that wait for a runner."""
+        leases = (self.leases.get(serial) for serial in self._waiting)
+        return [lease for lease in leases if lease is not None and not is_suspect(lease)]
+
+    def _dispatch(self, leases: list[Lease], asked_at: float) -> None:
+        shared: list[Lease] = []
+        for lease in leases:
+            info = self._tasks.get(lease.message.task)
+            # A first claim has no counters, so there is no budget to look at: the common case.
+            fresh = lease.fence == 1 and lease.message.version == 1
+            if info is not None and fresh and info.kind != "process":
+                shared.append(lease)
+            else:
+                self._dispatch_carefully(lease, info, shared, asked_at)
+        members = sorted(self._crew.shared(), key=lambda m: m.room(asked_at))
+        for left, member in zip(range(len(members), 0, -1), members, strict=True):
+            share = min(-(-len(shared) // left), member.room(asked_at))
+            if share:
+                self._give(member, shared[:share], asked_at)
+                del shared[:share]
+        for lease in shared:
+            # A runner died between the look and the claim, and its room with it.
+            self.settler.add(lease, Release())
+
+    def _dispatch_carefully(
+        self, lease: Lease, info: TaskInfo | None, shared: list[Lease], asked_at: float
+    ) -> None:
+        lacked_s = None if info else asked_at - self._lacked_since(lease, asked_at)
+        outcome = before_run(lease, lacked_s)
+        alone = is_suspect(lease) or (info is not None and info.kind == "process")
+        if outcome is None and not alone:
+            shared.append(lease)
+            return
+        if outcome is None:
+            if self._takes_in(lease):
+                self._waiting.append(self.leases.hold([lease], WAITING, asked_at))
+                return
+            outcome = Release(_NO_ROOM_MS if is_suspect(lease) else 0)
+        self.settler.add(lease, outcome)
+
+    def _takes_in(self, lease: Lease) -> bool:
+        """Whether a job that needs a runner of its own may wait for one here, its lease renewed.
+
+        Of suspects there is room for what one death of this worker's runners can make: more come
+        after whole workers died, and those are not to be hoarded by one.
+        """
+        processes = len(self._waiting_processes())
+        if is_suspect(lease):
+            return len(self._waiting) - processes < self._crew.slots
+        return processes < self._crew.solos
+
+    def _lacked_since(self, lease: Lease, now: float) -> float:
+        """Return since when this worker lacks the task of a job, and tell of each task once."""
+        name = lease.message.task
+        if name not in self._lacked and len(self._lacked) < _MOST_LACKED:
+            self._lacked[name] = now
+            self._observe(TaskUnknown(name, lease.message.queue))
+        return self._lacked.get(name, now)
+
+    def _give(self, member: Member, leases: list[Lease], asked_at: float) -> None:
+        first = self.leases.hold(leases, member.number, asked_at)
+        member.give(Start(first, leases), asked_at)
+
+    def _serve_waiting(self, now: float) -> None:
+        while self._waiting:
+            serial = min(self._waiting, key=self._guilt)
+            lease = self.leases.get(serial)
+            if lease is not None:
+                member = self._crew.free_solo(now)
+                if member is None:
+                    self._crew.want_solos(len(self._waiting), now)
+                    return
+                self.leases.assign(serial, member.number)
+                member.give(Start(serial, [lease]), now)
+            self._waiting.remove(serial)
+            self._claim_at = now  # the queue of a process task may be open again
+
+    def _guilt(self, serial: int) -> tuple[int, bool]:
+        """Rank a suspect: a guilty one that goes first makes the innocent wait for a new runner."""
+        lease = self.leases.get(serial)
+        if lease is None:
+            return 0, False
+        return lease.crashes, lease.message.id == self._prime_suspect
+
+    def _next_tick(self, now: float) -> float | None:
+        times = [self.leases.next_look]
+        tend_at = self._crew.tend(now, self._grace)
+        if tend_at is not None:
+            times.append(tend_at)
+        if not self._patience.allows(now):
+            times.append(self._patience.retry_at)
+        else:
+            times.append(self.leases.next_extend)
+            if not self._stopping and self._room(now) > 0:
+                times.append(max(self._claim_at, now))
+        at = min(times)
+        return None if math.isinf(at) else at

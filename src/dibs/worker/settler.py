@@ -1,0 +1,109 @@
+"""Outcomes on their way to the broker.
+
+Owns: the settlements that the broker has not answered yet, and counting what became of them.
+Must never: drop one that was not answered: an unknown answer is asked for again.
+Called by: the pump.
+"""
+
+from dibs.brokers.contract import APPLIED, Applied, Broker, Gone, Settled, Unknown
+from dibs.errors import BrokerError, BrokerUnavailable
+from dibs.events import JobFailed, LeaseLost, Observer
+from dibs.events import Settled as SettledEvent
+from dibs.message import Ack, DeadLetter, Lease, Nack, Outcome, Release, Settlement
+from dibs.worker.patience import Patience
+
+_ACK = Ack()
+
+
+class Settler:
+    """Settles in batches; what the broker could not answer stays and is sent again."""
+
+    def __init__(self, broker: Broker, patience: Patience, observe: Observer) -> None:
+        self._broker = broker
+        self._patience = patience
+        self._observe = observe
+        self._limit = broker.capabilities.batch_limit
+        self._waiting: list[Settlement] = []
+        self._unsure: set[tuple[bytes, int]] = set()
+        """Id and fence of what was sent and not answered: `Gone` is then our own success."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def ack(self, leases: list[Lease]) -> None:
+        """Settle leases whose jobs are done and have no result."""
+        self._waiting += [Settlement(lease, _ACK) for lease in leases]
+
+    def add(self, lease: Lease, outcome: Outcome) -> None:
+        """Settle a lease."""
+        self.add_all([Settlement(lease, outcome)])
+
+    def add_all(self, settlements: list[Settlement]) -> None:
+        """Settle leases."""
+        self._waiting += settlements
+        for settlement in settlements:
+            outcome = settlement.outcome
+            # Results come by the hundred thousand, and `isinstance` of a union takes its time.
+            if type(outcome) is not Ack and isinstance(outcome, Nack | DeadLetter):
+                self._observe(JobFailed(settlement.lease, outcome.error, outcome))
+
+    def settle(self, now: float, held: int = 0) -> None:
+        """Send everything that waits, if the broker may be called; `held` is for the observers."""
+        while self._waiting and self._patience.allows(now):
+            batch = self._waiting[: self._limit]
+            try:
+                answers = self._broker.settle(batch)
+            except BrokerError as exc:
+                self._unsure.update((s.lease.message.id, s.lease.fence) for s in batch)
+                self._patience.failed(exc)
+                return
+            del self._waiting[: len(batch)]
+            if self._note(batch, answers, held):
+                self._patience.worked(now)
+            else:
+                # Asked again later: a disk that breaks every commit must not hold up the pump.
+                self._patience.failed(BrokerUnavailable("answers to settlements got lost"))
+
+    def _note(self, batch: list[Settlement], answers: list[Settled], held: int) -> bool:
+        """Count what was applied; return whether every settlement was answered."""
+        # list.count compares by identity first: thousands of good answers cost microseconds.
+        if answers.count(APPLIED) == len(batch) and not self._unsure:
+            self._observe(_count([settlement.outcome for settlement in batch], late=0, held=held))
+            return True
+        applied, late, before = [], 0, len(self._waiting)
+        for settlement, answer in zip(batch, answers, strict=True):
+            lease = settlement.lease
+            unsure = (lease.message.id, lease.fence) in self._unsure
+            if isinstance(answer, Unknown):
+                self._unsure.add((lease.message.id, lease.fence))
+                self._waiting.append(settlement)
+                continue
+            self._unsure.discard((lease.message.id, lease.fence))
+            if isinstance(answer, Applied) or (isinstance(answer, Gone) and unsure):
+                applied.append(settlement.outcome)
+                late += isinstance(answer, Applied) and answer.late
+            else:
+                self._lost(lease, settlement.outcome)
+        self._observe(_count(applied, late=late, held=held))
+        return len(self._waiting) == before
+
+    def _lost(self, lease: Lease, outcome: Outcome) -> None:
+        self._observe(LeaseLost(lease, ran=not isinstance(outcome, Release)))
+
+
+def _count(outcomes: list[Outcome], *, late: int, held: int) -> SettledEvent:
+    if outcomes.count(_ACK) == len(outcomes):
+        return SettledEvent(done=len(outcomes), late=late, held=held)
+    kinds = [type(outcome) for outcome in outcomes]
+    if kinds.count(Ack) == len(kinds):
+        return SettledEvent(done=len(kinds), late=late, held=held)
+    crashed = sum(isinstance(o, Nack) and o.charge == "crash" for o in outcomes)
+    return SettledEvent(
+        done=kinds.count(Ack),
+        failed=kinds.count(Nack) - crashed,
+        crashed=crashed,
+        dead=kinds.count(DeadLetter),
+        released=kinds.count(Release),
+        late=late,
+        held=held,
+    )

@@ -1,0 +1,158 @@
+"""Lease upkeep: renew what is held, end what runs too long, and tell jobs that lost their lease.
+
+Owns: the heartbeat of every lease (a third of its visibility timeout) and the timeout of every run.
+Must never: depend on user code: it runs in the pump's process, whatever a task does to its own.
+Called by: the pump, in each tick.
+"""
+
+import math
+
+from dibs.brokers.contract import Broker, Lost, Unknown
+from dibs.errors import BrokerError, BrokerUnavailable
+from dibs.events import LeaseLost, RunnerCondemned
+from dibs.message import Lease, TaskInfo
+from dibs.policy import after_failure, timed_out
+from dibs.runners.contract import StopJob
+from dibs.worker.crew import Crew
+from dibs.worker.leases import WAITING, Batch, Leases
+from dibs.worker.patience import Patience
+from dibs.worker.seams import Seams
+from dibs.worker.settler import Settler
+
+TOGETHER_SECONDS = 0.1
+"""What is due within this time is renewed too: each renewal is a commit, whatever it holds."""
+
+STOP_GRACE_SECONDS = 1.0
+"""How long a run that was told of its timeout may take to end by itself, a third of its visibility
+timeout at most: its lease is renewed no more, and must still be held when the run is failed."""
+
+
+class Upkeep:
+    """Looks after the leases in `leases`."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        leases: Leases,
+        crew: Crew,
+        settler: Settler,
+        tasks: dict[str, TaskInfo],
+        patience: Patience,
+        seams: Seams,
+    ) -> None:
+        self._broker = broker
+        self._leases = leases
+        self._crew = crew
+        self._settler = settler
+        self._tasks = tasks
+        self._patience = patience
+        self._observe = seams.observe
+        self._uniform = seams.uniform
+        self._clock = seams.clock
+
+    def extend(self, now: float) -> None:
+        """Renew what is due."""
+        if now < self._leases.next_extend or not self._patience.allows(now):
+            return
+        due = self._leases.due(now + TOGETHER_SECONDS)
+        left = [
+            pair for batch in due for pair in self._leases.left_of(batch) if self._renews(*pair)
+        ]
+        if self._renewed(left):
+            for batch in due:
+                self._leases.renewed(batch, now)
+        else:
+            for batch in due:
+                self._lose_overdue(batch, now)
+        self._leases.plan_extend(self._patience.retry_at)
+
+    def _renewed(self, left: list[tuple[int, Lease]]) -> bool:
+        """Renew leases; return whether every answer came."""
+        limit = self._broker.capabilities.batch_limit
+        for start in range(0, len(left), limit):
+            part = left[start : start + limit]
+            try:
+                answers = self._broker.extend([lease for _, lease in part])
+            except BrokerError as exc:
+                self._patience.failed(exc)
+                return False
+            for (serial, lease), answer in zip(part, answers, strict=True):
+                if isinstance(answer, Lost):
+                    self._lose(serial, lease)
+            if any(isinstance(answer, Unknown) for answer in answers):
+                self._patience.failed(BrokerUnavailable("answers to renewals got lost"))
+                return False
+            self._patience.worked(self._clock.monotonic())
+        return True
+
+    def _renews(self, serial: int, lease: Lease) -> bool:
+        """Whether a lease is renewed: not after it was lost or its run was told to end."""
+        info = self._tasks.get(lease.message.task)
+        # What waits here has not begun: it is silent from its start only.
+        begun = self._leases.member_of(serial) != WAITING
+        silent = begun and info is not None and not info.heartbeat
+        return not silent and serial not in self._leases.lost and serial not in self._leases.told
+
+    def _lose_overdue(self, batch: Batch, now: float) -> None:
+        """Where the broker cannot refuse a stale settlement, our own deadline does."""
+        if self._broker.capabilities.native_fence:
+            return
+        for serial, lease in self._leases.left_of(batch):
+            if now >= batch.renewed_at + lease.message.visibility_timeout_ms / 1_000:
+                self._lose(serial, lease)
+
+    def _lose(self, serial: int, lease: Lease) -> None:
+        member = self._crew.members.get(self._leases.member_of(serial))
+        self._observe(LeaseLost(lease, ran=member is not None))
+        self._leases.lost.add(serial)
+        if member is None:
+            self._leases.take([serial])
+        else:
+            member.runner.send(StopJob(serial, "lease_lost"))
+
+    def watch(self, now: float) -> None:
+        """End the runs that are past their timeout, and compute when to look next."""
+        if now < self._leases.next_look:
+            return
+        started: dict[int, float] = {}
+        for member in self._crew.members.values():
+            started |= member.runner.running()
+        self._leases.next_look = min(
+            (
+                self._watch(serial, lease, started.get(serial), now)
+                for serial, lease in self._leases
+            ),
+            default=math.inf,
+        )
+
+    def _watch(self, serial: int, lease: Lease, started: float | None, now: float) -> float:
+        """Look after one lease; return when to look again."""
+        runs = lease.message.timeout_ms / 1_000
+        if started is None:
+            return now + runs
+        if now < started + runs:
+            return started + runs
+        grace = min(STOP_GRACE_SECONDS, lease.message.visibility_timeout_ms / 3_000)
+        told_at = self._leases.told.get(serial)
+        if told_at is None:
+            self._leases.told[serial] = now
+            member = self._crew.members[self._leases.member_of(serial)]
+            member.runner.send(StopJob(serial, "timeout"))
+            return now + grace
+        if now < told_at + grace:
+            return told_at + grace
+        self._give_up(serial, now)
+        return math.inf
+
+    def _give_up(self, serial: int, now: float) -> None:
+        """Fail a run that did not end; its process is replaced, since a thread cannot be killed."""
+        member = self._crew.members[self._leases.member_of(serial)]
+        held, found = self._leases.take([serial])
+        member.outstanding -= held
+        for lease in found:
+            backoff = self._tasks[lease.message.task].backoff
+            outcome = after_failure(lease, timed_out(lease), backoff, self._uniform)
+            self._settler.add(lease, outcome)
+            self._observe(RunnerCondemned(member.runner.pid, lease))
+        self._crew.condemn(member, now)

@@ -1,0 +1,151 @@
+"""`dibs jobs`, and what `dibs queues` does to one: what they print, move and refuse."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+
+from dibs.brokers.contract import Applied, Broker
+from dibs.message import Ack, Release
+from dibs.states import State
+from dibs.testing.making import OUTCOMES, claim_all, claim_one, message, messages, publish, settle
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def listed(dibs: Run, *arguments: str) -> list[tuple[str, str]]:
+    """Return the states and tasks that `dibs jobs list --json` finds."""
+    shown = dibs("jobs", "list", "--json", *arguments)
+    assert shown.returncode == 0, shown.stderr
+    return [(one["state"], one["task"]) for one in json.loads(shown.stdout)["jobs"]]
+
+
+def ready_and_paused(dibs: Run, name: str) -> tuple[int, bool]:
+    """Return what `dibs queues --json` says of a queue."""
+    queues = json.loads(dibs("queues", "--json").stdout)["queues"]
+    (found,) = (queue for queue in queues if queue["name"] == name)
+    return found["ready"], found["paused"]
+
+
+@pytest.fixture
+def one_of_each(broker: Broker) -> Broker:
+    """A broker with a job in each state, its task named after it."""
+    publish(broker, message(task="dead"))
+    settle(broker, claim_one(broker), OUTCOMES["dead letter"])
+    publish(broker, message(task="held"), message(task="later"))
+    claim_one(broker)
+    settle(broker, claim_one(broker), Release(600_000))
+    publish(broker, message("other", task="ready\x1b[31m"))
+    return broker
+
+
+def test_jobs_are_listed_by_state_and_filtered(dibs: Run, one_of_each: Broker) -> None:
+    everything = [("ready", "ready\x1b[31m"), ("scheduled", "later"), ("in flight", "held")]
+    assert listed(dibs) == everything
+    assert listed(dibs, "--state", "in-flight") == [("in flight", "held")]
+    assert listed(dibs, "--state", "scheduled", "--queue", "other") == []
+    assert listed(dibs, "--queue", "photos") == everything[1:]
+    assert listed(dibs, "--task", "held") == [("in flight", "held")]
+    assert listed(dibs, "--limit", "2") == everything[:2]
+    assert one_of_each.inspector().queues()
+
+
+def test_the_list_for_people_is_aligned_and_steers_no_terminal(
+    dibs: Run, one_of_each: Broker
+) -> None:
+    shown = dibs("jobs", "list").stdout
+    heading, ready, scheduled, held = shown.splitlines()
+    assert heading.split() == ["id", "task", "queue", "state", "when", "attempt"]
+    assert "ready\\x1b[31m" in ready
+    assert " ago" in ready
+    assert "due in 10 min" in scheduled
+    assert "lease ends in " in held
+    assert "\x1b" not in shown
+    assert "... and more: the first 1 are shown" in dibs("jobs", "list", "--limit", "1").stdout
+    assert one_of_each.inspector().queues()
+
+
+def test_a_job_is_shown_in_any_state(dibs: Run, one_of_each: Broker) -> None:
+    views = [
+        *one_of_each.inspector().dead(),
+        *one_of_each.inspector().jobs("other", State.READY).jobs,
+    ]
+    for view, state in zip(views, ("dead", "ready"), strict=True):
+        id = str(UUID(bytes=view.message.id))
+        assert f"state       {state}, " in dibs("jobs", "show", id).stdout
+        assert json.loads(dibs("jobs", "show", id, "--json").stdout)["state"] == state
+
+
+def test_no_jobs_is_said(dibs: Run, broker: Broker) -> None:
+    broker.declare(["photos"])
+    assert dibs("jobs", "list").stdout.startswith("no jobs in /")
+    assert dibs("jobs", "list", "--state", "ready").stdout.endswith("are like that\n")
+    assert listed(dibs) == []
+
+
+def test_a_paused_queue_is_left_alone_until_it_is_resumed(dibs: Run) -> None:
+    dibs("enqueue", "shop:app", "add", "--arg", "a=1")
+    paused = dibs("queues", "pause", "default", "shop:app")
+    assert (paused.returncode, paused.stdout) == (
+        0,
+        "default: paused: its jobs wait until it is resumed\n",
+    )
+    assert dibs("worker", "shop:app", "--drain").returncode == 0
+    assert dibs("queues").stdout.splitlines()[1].endswith("  paused")
+    assert ready_and_paused(dibs, "default") == (1, True)
+    resumed = dibs("queues", "resume", "default", "--json")
+    assert json.loads(resumed.stdout) == {"queue": "default", "paused": False}
+    assert dibs("worker", "shop:app", "--drain").returncode == 0
+    assert ready_and_paused(dibs, "default") == (0, False)
+
+
+def test_a_purge_removes_what_waits_and_nothing_else(dibs: Run, broker: Broker) -> None:
+    publish(broker, *messages(3), message("other"))
+    held = claim_one(broker)
+    refused = dibs("queues", "purge", "photos")
+    assert refused.returncode == 2
+    assert "Remove 2 jobs of photos for good? There is no terminal" in refused.stderr
+    dry = dibs("queues", "purge", "photos", "--dry-run")
+    assert dry.stdout == "photos: 2 jobs would be removed\n"
+    told = json.loads(dibs("queues", "purge", "photos", "--yes", "--json").stdout)
+    assert told == {"queue": "photos", "waiting": 2, "purged": 2, "dry_run": False}
+    assert dibs("queues", "purge", "photos").stdout == "photos: 0 jobs removed\n"
+    assert settle(broker, held, Ack()) == Applied()
+    assert len(claim_all(broker, "photos", "other")) == 1
+
+
+def test_a_verb_of_queues_may_be_left_out(dibs: Run, broker: Broker) -> None:
+    publish(broker, message())
+    for arguments in ([], ["list"], ["--url", "sqlite:///dibs.db"], ["shop:app"]):
+        assert "photos" in dibs("queues", *arguments).stdout, arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["queues", "pause", "photo"], "there is no queue 'photo'; did you mean `photos`?"),
+        (["queues", "resume", "\x1b[31m"], "there is no queue '\\x1b[31m'"),
+        (["queues", "purge", "nope", "--yes"], "there is no queue 'nope'"),
+        (["queues", "pause"], "Missing argument 'QUEUE'"),
+        (["queues", "paus", "photos"], "neither a job's id nor an app"),
+        (["queues", "pause", "photos", "nope:app"], "there is no module 'nope' here"),
+        (["jobs", "list", "--queue", "photo"], "did you mean `photos`?"),
+        (["jobs", "list", "--state", "dead"], "'dead' is not one of"),
+        (["jobs", "list", str(UUID(int=1))], "`dibs jobs show ID`"),
+        (["jobs", "show", str(UUID(int=1))], "it is done, or never was"),
+        (["jobs", "show", "shop:app"], "name one job by its id"),
+        (["jobs", "lst"], "there is no command `lst`; did you mean `list`?"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(
+    dibs: Run, broker: Broker, arguments: list[str], text: str
+) -> None:
+    publish(broker, message())
+    shown = dibs(*arguments)
+    assert shown.returncode == 2
+    assert text in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert not shown.stdout
+    assert len(claim_all(broker)) == 1, "nothing was changed"

@@ -1,0 +1,227 @@
+"""The worker's terminal: one line each, no floods, no steering, a summary while there is work."""
+
+import os
+import threading
+
+import pytest
+
+from dibs import events
+from dibs.cli.lines import Lines
+from dibs.cli.terminal import SHOWN_A_SECOND, Terminal
+from dibs.message import DeadLetter, Error, Lease, Message, Nack, Outcome
+from dibs.testing.clock import ManualClock
+from dibs.text import duration, one_line, printable
+
+ERROR = Error("ValueError", "bad", "Traceback (most recent call last):\n  x\nValueError: bad\n")
+
+
+class Screen:
+    """A terminal, its clock, and what it printed."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.printed = ""
+        self.tell = Terminal(self._write, self.clock)
+
+    def _write(self, text: str) -> None:
+        self.printed += text
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that have a time, without it."""
+        return [line[9:] for line in self.printed.splitlines() if line[2:3] == ":"]
+
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen()
+
+
+def lease(task: str = "resize", **counters: int) -> Lease:
+    values = {"failures": 0, "crashes": 0, "lost": 0, **counters}
+    return Lease(Message(bytes(16), "default", task, b"{}"), 1, **values, expiry_ms=0, receipt=0)
+
+
+def failed(outcome: Outcome, held: Lease | None = None, error: Error = ERROR) -> events.JobFailed:
+    return events.JobFailed(held or lease(), error, outcome)
+
+
+ID = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            failed(Nack(3_200, ERROR)),
+            f"resize {ID} failed (attempt 1): retry in 3.2 s (failure 1 of 5)",
+        ),
+        (
+            failed(DeadLetter("max_attempts", ERROR, "failure"), lease(failures=4)),
+            f"resize {ID} failed (attempt 5): dead letter: max_attempts after 5",
+        ),
+        (
+            failed(DeadLetter("undecodable", ERROR)),
+            f"resize {ID} failed (attempt 1): dead letter: undecodable",
+        ),
+        (
+            failed(Nack(0, ERROR, "crash")),
+            f"resize {ID} failed (attempt 1): again now, in a process of its own (crash 1 of 3)",
+        ),
+        (
+            events.RunnerDied(7, "signal SIGSEGV", 1, 2),
+            (
+                "runner process 7 died (signal SIGSEGV): 1 running job charged a crash,"
+                " 2 queued jobs given back"
+            ),
+        ),
+        (
+            events.RunnerCondemned(7, lease()),
+            (
+                f"resize {ID} did not end after its timeout of 15 min: runner process 7 takes no"
+                " more jobs, and is replaced"
+            ),
+        ),
+        (
+            events.LeaseLost(lease(), ran=True),
+            (
+                f"resize {ID}: the lease is lost and the job is another worker's; what this run"
+                " did, another does again"
+            ),
+        ),
+        (
+            events.TaskUnknown("resize", "photos"),
+            (
+                "queue photos has jobs of task resize, which this app lacks: they are given back,"
+                " for a worker that has it"
+            ),
+        ),
+        (
+            events.TaskSlow("resize", "timeout", 812.5, 900, 1625),
+            "resize ran for 14 min, near its timeout of 15 min: set timeout=1625 or more",
+        ),
+        (
+            events.BrokerTrouble("BrokerFull", "disk", 0.1),
+            "the broker fails: BrokerFull: disk; trying again",
+        ),
+        (events.BrokerBack(2.5), "the broker works again, after 2.5 s"),
+        (
+            events.Stopping(3, 30),
+            "stopping: 3 jobs held here, 30 s to finish; stop again to end at once",
+        ),
+    ],
+)
+def test_each_event_is_one_line(screen: Screen, event: events.Event, line: str) -> None:
+    screen.tell(event)
+    assert screen.lines == [line]
+
+
+def test_a_failure_shows_its_traceback(screen: Screen) -> None:
+    screen.tell(failed(Nack(100, ERROR)))
+    assert screen.printed.endswith(
+        "    Traceback (most recent call last):\n      x\n    ValueError: bad\n"
+    )
+
+
+def test_an_error_without_traceback_shows_its_text(screen: Screen) -> None:
+    screen.tell(failed(Nack(0, Error("RunnerDied", "signal 9"), "crash"), None, Error("R", "gone")))
+    assert screen.printed.endswith("    R: gone\n")
+
+
+def test_a_storm_of_failures_is_counted(screen: Screen) -> None:
+    for _ in range(1_000):
+        screen.tell(failed(Nack(100, ERROR)))
+    assert len(screen.lines) == SHOWN_A_SECOND
+    screen.clock.advance(1_000)
+    screen.tell.tick()
+    assert screen.lines[-1] == "not shown: 995 × resize failed with ValueError"
+    assert not screen.tell.busy.is_set()
+
+
+def test_a_storm_that_goes_on_is_counted_every_second(screen: Screen) -> None:
+    for _ in range(3 * 100):
+        screen.tell(failed(Nack(100, ERROR)))
+        screen.clock.advance(10)
+    assert [line for line in screen.lines if "not shown" in line] == [
+        "not shown: 95 × resize failed with ValueError"
+    ] * 2
+
+
+def test_one_storm_does_not_hide_other_events(screen: Screen) -> None:
+    for _ in range(50):
+        screen.tell(events.LeaseLost(lease(), ran=False))
+    screen.tell(events.Stopping(1, 30))
+    assert screen.lines[-1].startswith("stopping")
+
+
+def test_nothing_of_a_task_or_an_error_can_steer_the_terminal(screen: Screen) -> None:
+    evil = "a\x1b[2J\r\n\x9b1mb\u202e"
+    error = Error(evil, evil, evil)
+    screen.tell(failed(Nack(1, error), lease(evil), error))
+    screen.tell(events.TaskUnknown(evil, evil))
+    screen.tell(events.BrokerTrouble("BrokerFull", evil, 1))
+    for steering in ("\x1b", "\r", "\x9b", "\u202e"):
+        assert steering not in screen.printed
+    assert len(screen.lines) == 3
+
+
+def test_a_summary_every_ten_seconds_while_there_is_work_and_then_silence(screen: Screen) -> None:
+    for _ in range(25):
+        screen.tell(events.Settled(done=100, failed=1))
+        screen.clock.advance(1_000)
+        screen.tell.tick()
+    assert screen.lines == ["last 10 s: 1,000 done (100 jobs/s), 10 failed"] * 2
+    assert screen.tell.busy.is_set()
+    screen.clock.advance(10_000)
+    screen.tell.tick()
+    assert len(screen.lines) == 3
+    assert not screen.tell.busy.is_set(), "an idle worker waits for nothing"
+    screen.clock.advance(100_000)
+    screen.tell.tick()
+    assert len(screen.lines) == 3
+
+
+def test_the_last_line_sums_up_everything(screen: Screen) -> None:
+    screen.tell(events.Settled(done=10))
+    screen.clock.advance(4_000)
+    screen.tell(events.Settled(done=10, dead=1, released=2, crashed=1, late=1))
+    screen.tell.finish()
+    assert screen.lines == [
+        (
+            "stopped; in all 20 done (5 jobs/s), 1 crashed, 1 dead, 2 released,"
+            " 1 settled late in 4.0 s"
+        )
+    ]
+
+
+def test_text_is_shown_as_it_is_where_it_is_harmless() -> None:
+    assert printable("naïve ✓\n\tx") == "naïve ✓\n\tx"
+    assert one_line("a\nb") == "a\\nb"
+    assert one_line("\ud800") == "\\ud800"
+    assert len(one_line("x" * 1_000)) == 200
+
+
+def test_durations_are_short() -> None:
+    shown = [duration(s) for s in (0.0512, 0.67, 3.21, 47, 720, 12_600, 200_000)]
+    assert shown == ["0.051 s", "0.67 s", "3.2 s", "47 s", "12 min", "3.5 h", "2.3 d"]
+
+
+def test_a_reader_that_does_not_read_costs_lines_and_not_the_worker() -> None:
+    reader, writer = os.pipe()
+    write = Lines(writer)
+    sent = "x" * 99 + "\n"
+    writing = threading.Thread(target=lambda: [write(sent * 100) for _ in range(12)])
+    writing.start()
+    writing.join(20)
+    assert not writing.is_alive()
+    os.set_blocking(reader, False)
+    while True:
+        try:
+            os.read(reader, 1 << 20)
+        except BlockingIOError:
+            break
+    write("now\n")
+    assert b"lines lost" in os.read(reader, 1 << 20)
+    os.close(reader)
+    write("nobody is there\n")
+    os.close(writer)

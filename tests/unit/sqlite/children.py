@@ -1,0 +1,88 @@
+"""Other processes: each runs one of these functions, and says so on a pipe when it is ready."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from dibs.brokers.sqlite import SqliteBroker
+from dibs.clock import SystemClock
+from dibs.local.bells import Bells
+from dibs.local.database import Database
+from dibs.message import Ack, Message, Settlement
+
+_spawn = multiprocessing.get_context("spawn")
+STATEMENTS = Path(__file__).parent
+
+
+@contextmanager
+def child(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[BaseProcess, Connection]]:
+    """Start `work` in a process of its own; it is killed when the block is left."""
+    here, there = _spawn.Pipe()
+    process = _spawn.Process(target=work, args=(there, *arguments))
+    process.start()
+    there.close()
+    try:
+        yield process, here
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def open_here(path: Path) -> SqliteBroker:
+    return SqliteBroker(path, worker_id=os.urandom(8), clock=SystemClock())
+
+
+def stop_inside_a_commit(pipe: Connection, path: Path) -> None:
+    database = Database(path, STATEMENTS)
+    pipe.send("ready")
+    database.write(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def wait_for_work(pipe: Connection, folder: Path, queue: str, name: bytes) -> None:
+    bells = Bells(folder, name)
+    bells.fd()
+    bells.arm([queue])
+    pipe.send("armed")
+    pipe.recv()
+
+
+def wait_for_end(pipe: Connection, folder: Path, awaited: bytes, name: bytes) -> None:
+    bells = Bells(folder, name)
+    bells.fd()
+    bells.await_ends([awaited])
+    pipe.send("armed")
+    pipe.recv()
+
+
+def publish_for_ever(pipe: Connection, path: Path, tag: int) -> None:
+    """Send the number of every message once it is confirmed."""
+    broker = open_here(path)
+    number = 0
+    while True:
+        batch = [(tag, number + n) for n in range(1 + number % 7)]
+        broker.publish([Message(bytes_of(*one), "photos", "resize", b"{}") for one in batch])
+        pipe.send(batch)
+        number += len(batch)
+
+
+def work_for_ever(pipe: Connection, path: Path) -> None:
+    """Send what is about to be acknowledged, and again once it is."""
+    broker = open_here(path)
+    while True:
+        leases = broker.claim(["photos"], 5).leases
+        if leases:
+            done = [lease.message.id for lease in leases]
+            pipe.send(("trying", done))
+            broker.settle([Settlement(lease, Ack()) for lease in leases])
+            pipe.send(("done", done))
+
+
+def bytes_of(tag: int, number: int) -> bytes:
+    return number.to_bytes(12) + tag.to_bytes(4)

@@ -1,0 +1,185 @@
+"""A bell wakes one waiter that is alive, has room, and waits for that queue; or all who wait for
+the end of a message."""
+
+import os
+import select
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dibs.brokers.sqlite import SqliteBroker
+from dibs.local.bells import Bells
+from dibs.message import Ack, Result
+from dibs.testing.making import claim, claim_one, ids, message, messages, publish, settle
+from tests.unit.sqlite.children import child, wait_for_end, wait_for_work
+from tests.unit.sqlite.conftest import Open
+
+
+def rung(waiter: SqliteBroker | Bells) -> bool:
+    fd = waiter.fd() if isinstance(waiter, Bells) else waiter.bell()
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def waiting(broker: SqliteBroker, *queues: str) -> SqliteBroker:
+    broker.bell()
+    assert claim(broker, *queues) == []
+    return broker
+
+
+def bells_of(path: Path) -> list[str]:
+    return os.listdir(path.with_name("photos.db-bells"))
+
+
+def test_a_dead_waiter_is_passed_over_and_forgotten(open_broker: Open, path: Path) -> None:
+    alive = waiting(open_broker(), "photos")
+    mine = set(bells_of(path))
+    folder = path.with_name("photos.db-bells")
+    for name in (b"\x00", b"\x01", b"\x02"):
+        with child(wait_for_work, folder, "photos", name) as (_, pipe):
+            assert pipe.recv() == "armed"
+    assert len(bells_of(path)) == 8
+    for _ in range(4):
+        publish(open_broker(), message())
+        if rung(alive):
+            break
+    assert rung(alive)
+    alive.close()
+    publish(open_broker(), *messages(3))
+    assert not mine & set(bells_of(path))
+    assert bells_of(path) == []
+
+
+def test_a_waiter_without_room_is_not_rung(open_broker: Open) -> None:
+    full, idle = waiting(open_broker(), "photos"), waiting(open_broker(), "photos")
+    publish(open_broker(), *messages(2))
+    assert [rung(full), rung(idle)] in ([True, False], [False, True])
+    if rung(idle):
+        full, idle = idle, full
+    assert len(claim(full, limit=1)) == 1
+    assert rung(idle)
+    assert not rung(full)
+    assert len(claim(idle, limit=1)) == 1
+    publish(open_broker(), message())
+    assert not rung(full)
+
+
+def test_closing_removes_every_file_of_the_waiter(broker: SqliteBroker, path: Path) -> None:
+    waiting(broker, "photos", "videos")
+    assert len(bells_of(path)) == 3
+    broker.close()
+    assert bells_of(path) == []
+
+
+def test_a_lost_folder_costs_bells_and_no_message(broker: SqliteBroker, path: Path) -> None:
+    waiting(broker)
+    for name in bells_of(path):
+        path.with_name("photos.db-bells").joinpath(name).unlink()
+    path.with_name("photos.db-bells").rmdir()
+    publish(broker, message())
+    assert len(claim(broker, limit=2)) == 1
+
+
+def test_a_queue_whose_name_begins_like_another_is_not_rung(open_broker: Open) -> None:
+    waiter = waiting(open_broker(), "photos")
+    publish(open_broker(), message("phot"), message("photos-large"))
+    assert not rung(waiter)
+
+
+def test_a_name_that_is_no_queue_reaches_no_file(broker: SqliteBroker, path: Path) -> None:
+    waiting(broker, "../photos")
+    assert len(bells_of(path)) == 1
+    assert sorted(entry.name for entry in path.parent.iterdir() if "@" in entry.name) == []
+
+
+def test_what_ends_while_it_is_looked_for_is_told_by_the_same_look(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last moment at which nobody would ring: after the look, before the wish is there."""
+    waiter, worker = open_broker(), open_broker()
+    (whole,) = publish(worker, message())
+    waiter.bell()
+    looks = 0
+    look = waiter._results
+
+    def look_and_lose(asked: Sequence[bytes]) -> list[Result | None]:
+        nonlocal looks
+        looks += 1
+        found = look(asked)
+        if looks == 1:
+            settle(worker, claim_one(worker), Ack(b"1", 60_000))
+        return found
+
+    monkeypatch.setattr(waiter, "_results", look_and_lose)
+    assert waiter.results([whole.id]) == [Result(whole.id, b"1")]
+    assert looks == 2
+    assert not rung(waiter)
+
+
+def test_a_wish_is_gone_when_nothing_is_awaited_any_more(open_broker: Open, path: Path) -> None:
+    waiter, worker = open_broker(), open_broker()
+    first, second = ids(publish(worker, *messages(2)))
+    wishes = path.with_name("photos.db-bells") / "ends"
+    waiter.bell()
+    assert waiter.results([first, second]) == [None, None]
+    (wish,) = wishes.iterdir()
+    assert wish.stat().st_mode & 0o777 == 0o600
+    assert sorted(wish.read_bytes()[at : at + 16] for at in (0, 16)) == sorted([first, second])
+    settle(worker, claim_one(worker), Ack())
+    waiter.results([first, second])
+    assert wish.read_bytes() == second
+    settle(worker, claim_one(worker), Ack())
+    waiter.results([first, second])
+    assert list(wishes.iterdir()) == []
+    waiter.results(ids(publish(worker, message())))
+    waiter.close()
+    assert list(wishes.iterdir()) == []
+
+
+def test_the_wishes_of_a_dead_process_are_buried(open_broker: Open, path: Path) -> None:
+    """By whoever ends what it waited for, or in a quiet moment."""
+    worker = open_broker()
+    folder = path.with_name("photos.db-bells")
+    (whole,) = publish(worker, message())
+    for number in range(2):
+        with child(wait_for_end, folder, whole.id, bytes([number])) as (_, pipe):
+            assert pipe.recv() == "armed"
+    alive = open_broker()
+    alive.bell()
+    assert alive.results([whole.id]) == [None]
+    assert len(os.listdir(folder / "ends")) == 3
+    (folder / "ends" / "nobody").write_bytes(b"")
+    worker.idle()
+    assert len(os.listdir(folder / "ends")) == 1
+    settle(worker, claim_one(worker), Ack())
+    assert rung(alive)
+    alive.close()
+    assert bells_of(path) == ["ends"]
+
+
+def test_nobody_who_waits_costs_an_acknowledgement_one_look(
+    broker: SqliteBroker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the ids are read."""
+    publish(broker, *messages(3))
+    leases = claim(broker, limit=3)
+    looks: list[object] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: looks.append(folder) or listdir(folder))
+    for lease in leases:
+        settle(broker, lease, Ack())
+    assert looks == [f"{path}-bells/ends"] * 3
+
+
+def test_whoever_waits_for_an_end_is_rung_after_the_folder_was_cleared_away(
+    open_broker: Open, path: Path
+) -> None:
+    waiter, worker = open_broker(), open_broker()
+    (whole,) = publish(worker, message())
+    waiter.bell()
+    assert waiter.results([whole.id]) == [None]
+    shutil.rmtree(path.with_name("photos.db-bells"))
+    assert waiter.results([whole.id]) == [None]
+    settle(worker, claim_one(worker), Ack())
+    assert rung(waiter)

@@ -1,0 +1,298 @@
+"""What a queue file must be, and what is said of a file that is not one."""
+
+import errno
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import apsw
+import pytest
+
+from dibs.brokers.sqlite import SqliteBroker, open_sqlite
+from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, SchemaTooNew
+from dibs.local import disk
+from dibs.testing import ManualClock
+from dibs.testing.making import claim, claim_one, message, publish
+from tests.unit.sqlite.conftest import Open
+
+
+def refused(path: Path, kind: type[BrokerError], word: str) -> None:
+    with pytest.raises(kind, match=word):
+        open_sqlite(path, clock=ManualClock(), worker_id=b"w")
+
+
+def test_only_the_first_to_open_it_created_it(open_broker: Open) -> None:
+    assert [open_broker().created, open_broker().created] == [True, False]
+
+
+def test_it_is_set_to_what_the_guarantees_rest_on(broker: SqliteBroker) -> None:
+    pragma = broker._db.connection.pragma
+    names = ("journal_mode", "synchronous", "page_size", "auto_vacuum", "mmap_size")
+    assert [pragma(name) for name in names] == ["wal", 2, 4096, 2, 0]
+    broker.declare(["photos"])
+
+
+def test_a_setting_that_is_gone_is_found_by_declare(broker: SqliteBroker) -> None:
+    broker._db.connection.pragma("synchronous", 1)
+    with pytest.raises(BrokerRefused, match="synchronous is 1"):
+        broker.declare([])
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_nobody_else_may_read_it_whatever_the_umask(
+    open_broker: Open, path: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        broker = open_broker()
+        publish(broker, message())
+        broker.bell()
+    finally:
+        os.umask(before)
+    modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in path.parent.iterdir()}
+    assert modes.pop("photos.db-bells") == 0o700
+    assert set(modes.values()) == {0o600}
+
+
+def missing_folder(path: Path) -> Path:
+    return path.parent / "missing" / path.name
+
+
+def folder_that_is_a_file(path: Path) -> Path:
+    path.touch()
+    return path / "a.db"
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def link_into_nothing(path: Path) -> Path:
+    path.symlink_to(path.parent / "missing" / "real.db")
+    return path
+
+
+def link_to_itself(path: Path) -> Path:
+    path.symlink_to(path)
+    return path
+
+
+def beside(path: Path, suffix: str) -> Path:
+    path.with_name(path.name + suffix).mkdir()
+    return path
+
+
+PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "missing folder": (missing_folder, r"there is no folder \S+/missing: make it first"),
+    "a file as folder": (folder_that_is_a_file, r"\S+ is not a folder: name a file in one"),
+    "folder": (folder, r"\S+ is a folder: name a file in it"),
+    "pipe": (pipe, r"\S+ is a device or a pipe: name a file"),
+    "dangling link": (
+        link_into_nothing,
+        r"\S+ is a symbolic link, and there is no folder \S+: make it first, or mend the link",
+    ),
+    "link to itself": (link_to_itself, r"\S+: it is a symbolic link .*: remove it"),
+    "long name": (lambda path: path.with_name("x" * 300), r"\S+: its name is too long: choose .*"),
+    "proc": (lambda _: Path("/proc/x.db"), r".*/proc.*: .*"),
+    "lock": (lambda path: beside(path, "-lock"), r"\S+-lock: it is a folder .*: remove it"),
+    "log": (
+        lambda path: beside(path, "-wal"),
+        r"\S+: disk I/O .*directory.*: check the disk, and .*",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_place_that_cannot_be_is_named_once_with_the_way_out(path: Path, name: str) -> None:
+    make, text = PLACES[name]
+    asked = make(path)
+    before = sorted(path.parent.iterdir())
+    with pytest.raises(BrokerUnavailable) as caught:
+        open_sqlite(asked, clock=ManualClock(), worker_id=b"w")
+    said = str(caught.value)
+    assert re.fullmatch(text, said), said
+    named = asked if str(asked) in said else asked.parent
+    assert said.count(str(named)) == 1
+    assert "\n" not in said
+    assert "Errno" not in said
+    if name not in ("lock", "log"):
+        assert sorted(path.parent.iterdir()) == before, "nothing was made"
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_makes_it_where_it_leads(path: Path) -> None:
+    real = path.with_name("real.db")
+    path.symlink_to(real)
+    broker = open_sqlite(path, clock=ManualClock(), worker_id=b"w")
+    assert broker.url == f"sqlite:///{real}"
+    assert real.exists()
+    broker.close()
+
+
+def test_a_read_only_disk_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID)
+    monkeypatch.setattr(os, "statvfs", lambda _: flags)
+    refused(path, BrokerUnavailable, "photos.db is on a read-only disk: name a file on another")
+
+
+def test_a_disk_without_room_for_the_file_is_full(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(path: Path, flags: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{path}", flags)
+
+    monkeypatch.setattr(disk, "open_private", no_room)
+    refused(path, BrokerFull, "photos.db: no room left on the disk")
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    path.write_text("To whom it may concern: " * 100)
+    refused(path, BrokerRefused, "not a queue file")
+    assert [entry.name for entry in path.parent.iterdir()] == ["photos.db"]
+
+
+@pytest.mark.parametrize("owner", [0, 252006675])
+def test_another_programs_database_is_refused_and_left_alone(path: Path, owner: int) -> None:
+    with apsw.Connection(str(path)) as other:
+        other.execute("CREATE TABLE theirs(a)")
+        other.pragma("application_id", owner)
+    other.close()
+    before = path.read_bytes()
+    refused(path, BrokerRefused, "another program's database")
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["photos.db"]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(broker: SqliteBroker, path: Path) -> None:
+    broker._db.connection.pragma("user_version", 2)
+    broker.close()
+    before = path.read_bytes()
+    refused(path, SchemaTooNew, "schema 2.*upgrade dibs")
+    assert path.read_bytes() == before
+
+
+def test_a_sqlite_that_corrupts_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apsw, "SQLITE_VERSION_NUMBER", 3_051_002)
+    refused(path, BrokerRefused, "can corrupt")
+
+
+def test_a_network_disk_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "file_system", lambda _: "nfs4")
+    refused(path, BrokerRefused, "network disk .nfs4")
+
+
+def test_the_file_system_is_looked_up_by_device(tmp_path: Path) -> None:
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts.write_text(
+        "24 1 0:999 / /a\\040b rw shared:1 - nfs4 host:/a rw\n"
+        f"25 1 {number} / /there rw shared:1 master:2 - cifs //host/there rw\n"
+    )
+    assert disk.file_system(tmp_path, mounts) == "cifs"
+    assert disk.file_system(tmp_path, tmp_path / "missing") == ""
+
+
+@pytest.mark.parametrize("suffix", ["-lock", "-turn", "-reserve"])
+def test_a_link_in_the_place_of_a_side_file_is_not_followed(path: Path, suffix: str) -> None:
+    victim = path.with_name("victim")
+    victim.write_text("precious")
+    path.with_name(path.name + suffix).symlink_to(victim)
+    refused(path, BrokerUnavailable, "photos.db")
+    assert victim.read_text() == "precious"
+
+
+def test_two_names_of_one_file_are_one_queue(open_broker: Open, path: Path) -> None:
+    broker = open_broker()
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    other = open_sqlite(link, clock=ManualClock(), worker_id=b"w")
+    assert other.url == broker.url
+    other.close()
+
+
+READ_AND_WRITE = "read and write it: change the owner or mode of the queue file and of those beside"
+FORBIDDEN = {
+    "file": READ_AND_WRITE,
+    "file, to write": READ_AND_WRITE,
+    "lock": READ_AND_WRITE,
+    "folder": "make the files that it needs beside it: change the owner or mode of its folder",
+    "folder, to enter": "make the files that it needs beside it: change the owner or mode of its",
+    "folder above": "go there: change the owner or mode of the folders above it",
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_what_cannot_be_written_to_is_unavailable(what: str) -> None:
+    # Not in tmp_path, which nobody else may enter: a test that runs as root gives it away.
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name).resolve()
+        path = top / "in" / "photos.db"
+        path.parent.mkdir()
+        open_sqlite(path, clock=ManualClock(), worker_id=b"w").close()
+        lock = path.with_name("photos.db-lock")
+        closed = {"file": path, "file, to write": path, "lock": lock, "folder above": top}
+        mode = 0o400 if what.endswith("write") else 0o500 if what == "folder" else 0
+        said = what_nobody_gets(path, closed.get(what, path.parent), mode)
+        top.chmod(0o700)
+        path.parent.chmod(0o700)
+    assert re.match(rf"BrokerUnavailable: {path}\S*: this user \(uid \d+\) may not ", said), said
+    assert FORBIDDEN[what] in said
+    assert said.count(str(path)) == 1
+
+
+def what_nobody_gets(path: Path, closed: Path, mode: int) -> str:
+    """Open `path` in a child without privileges, and return what is raised."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if os.geteuid() == 0:
+                for name in (path.parent.parent, path.parent, *path.parent.iterdir()):
+                    os.chown(name, 65_534, 65_534)
+                os.setgroups([])
+                os.setuid(65_534)
+            closed.chmod(mode)
+            open_sqlite(path, clock=ManualClock(), worker_id=b"w")
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        answer = said.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
+def test_a_lease_of_another_boot_has_run_out(open_broker: Open, clock: ManualClock) -> None:
+    broker = open_broker()
+    publish(broker, message())
+    claim_one(broker)
+    assert claim(open_broker()) == []
+    clock.reboot()
+    assert claim_one(open_broker()).lost == 1
+
+
+def test_every_error_is_a_broker_error_with_its_cause(broker: SqliteBroker) -> None:
+    broker._db.connection.close()
+    with pytest.raises(BrokerError) as caught:
+        broker.publish([message()])
+    assert isinstance(caught.value.__cause__, apsw.Error)
+
+
+def test_a_closed_broker_says_so(broker: SqliteBroker) -> None:
+    broker.close()
+    with pytest.raises(BrokerUnavailable, match=r"closed|Closed"):
+        broker.publish([message()])
+    with pytest.raises(BrokerUnavailable, match=r"closed|Closed"):
+        broker.claim(["photos"], 1)

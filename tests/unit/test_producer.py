@@ -1,0 +1,417 @@
+"""One broker per process: shared by threads and event loops, and not over a fork."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dibs import App, Task
+from dibs.brokers.contract import Duplicate, Published, Stored, Unknown
+from dibs.brokers.memory import open_memory
+from dibs.brokers.url import open_broker
+from dibs.clock import SystemClock
+from dibs.errors import BrokerBusy, BrokerFull, BrokerUnavailable, PublishUnknown
+from dibs.message import Message
+from dibs.producer.door import Door
+from dibs.producer.handle import Handle
+from dibs.producer.producer import Producer
+
+# What forks a program that has threads is the caller's decision, and newer Pythons warn of it.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+PATIENCE = 30.0
+"""Seconds after which a test that hangs is given up."""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    app = App(f"sqlite:///{tmp_path}/producer.db")
+    app.task(note)
+    yield app
+    app.close()
+
+
+def note(text: str) -> None: ...
+
+
+def task_of(app: App) -> Task[..., Any]:
+    return app.find("note")
+
+
+def texts(app: App) -> list[bytes]:
+    broker = open_broker(app.url, worker_id=bytes(16), clock=SystemClock())
+    try:
+        return [lease.message.args for lease in broker.claim(["default"], 10_000).leases]
+    finally:
+        broker.close()
+
+
+def message(number: int) -> Message:
+    return Message(number.to_bytes(16, "big"), "default", "note", b'{"text":"x"}')
+
+
+class Scripted:
+    """Stands before a broker in memory and does with each publish what the test says."""
+
+    def __init__(self, name: str) -> None:
+        self.broker = open_memory(name, clock=SystemClock(), worker_id=bytes(16))
+        self.capabilities = self.broker.capabilities
+        self.url = self.broker.url
+        self.batches: list[list[bytes]] = []
+        self.script: list[Act] = []
+        self.declared: list[str] = []
+
+    def declare(self, queues: Sequence[str]) -> None:
+        self.declared += queues
+
+    def publish(self, messages: Sequence[Message]) -> list[Published]:
+        self.batches.append([message.id for message in messages])
+        act = self.script.pop(0) if self.script else self.broker.publish
+        return act(messages)
+
+
+def door_to(scripted: Any) -> Door:
+    return Door(Handle(lambda: scripted))
+
+
+Act = Callable[[Sequence[Message]], list[Any]]
+
+
+def raising(error: BaseException) -> Act:
+    def act(_: Sequence[Message]) -> list[Published]:
+        raise error
+
+    return act
+
+
+def answering(*answers: Published) -> Act:
+    return lambda _: list(answers)
+
+
+class Gate:
+    """Holds a publish until the test lets it through."""
+
+    def __init__(self, then: Act) -> None:
+        self.entered, self.open = threading.Event(), threading.Event()
+        self._then = then
+
+    def __call__(self, messages: Sequence[Message]) -> list[Published]:
+        self.entered.set()
+        assert self.open.wait(PATIENCE)
+        return self._then(messages)
+
+
+class Callers:
+    """Threads that each publish one message, and what became of each."""
+
+    def __init__(self, door: Door | Producer, numbers: Sequence[int]) -> None:
+        self.outcomes: dict[int, object] = {}
+        self._door = door
+        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in numbers]
+        for thread in self._threads:
+            thread.start()
+
+    def _call(self, number: int) -> None:
+        try:
+            self.outcomes[number] = self._door.publish(message(number))
+        except BaseException as error:
+            self.outcomes[number] = error
+
+    def join(self) -> dict[int, object]:
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+        return self.outcomes
+
+
+def waiting(door: Door, how_many: int) -> None:
+    """Until so many threads queue at the door."""
+    done = threading.Event()
+    while len(door._waiting) < how_many:
+        done.wait(0.001)
+
+
+def test_whoever_has_the_door_takes_along_who_waits() -> None:
+    scripted = Scripted("group")
+    gate = Gate(scripted.broker.publish)
+    scripted.script = [gate]
+    door = door_to(scripted)
+    first = Callers(door, [0])
+    assert gate.entered.wait(PATIENCE)
+    rest = Callers(door, range(1, 20))
+    waiting(door, 19)
+    gate.open.set()
+    assert first.join() == {0: message(0).id}
+    assert rest.join() == {n: message(n).id for n in range(1, 20)}
+    assert [len(batch) for batch in scripted.batches] == [1, 19]
+    assert scripted.declared == ["default"]
+
+
+def test_many_threads_lose_nothing_and_share_commits(app: App) -> None:
+    keys: list[bytes] = []
+
+    def work(who: int) -> None:
+        keys.extend(task_of(app).enqueue(f"{who}-{n}").key for n in range(25))
+
+    threads = [threading.Thread(target=work, args=(who,)) for who in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(set(keys)) == 800
+    assert len(set(texts(app))) == 800
+
+
+def test_an_error_is_told_to_each_whose_message_it_met() -> None:
+    scripted = Scripted("full")
+    door = door_to(scripted)
+    gate = Gate(scripted.broker.publish)
+    scripted.script = [gate, raising(BrokerFull("no room"))]
+    first = Callers(door, [0])
+    assert gate.entered.wait(PATIENCE)
+    rest = Callers(door, [1, 2, 3])
+    waiting(door, 3)
+    gate.open.set()
+    assert first.join() == {0: message(0).id}
+    assert {type(outcome) for outcome in rest.join().values()} == {BrokerFull}
+    assert door.publish(message(9)) == message(9).id
+
+
+def test_each_caller_raises_an_error_of_its_own() -> None:
+    scripted = Scripted("own")
+    shared = BrokerFull("no room")
+    door = door_to(scripted)
+    gate = Gate(raising(shared))
+    scripted.script = [gate]
+    producer = App("memory://own")._producer
+    producer._door = door
+    first = Callers(producer, [0])
+    assert gate.entered.wait(PATIENCE)
+    rest = Callers(producer, [1, 2])
+    waiting(door, 2)
+    scripted.script = [raising(shared)]
+    gate.open.set()
+    outcomes = [*first.join().values(), *rest.join().values()]
+    assert [type(outcome) for outcome in outcomes] == [BrokerFull] * 3
+    assert len({id(outcome) for outcome in outcomes}) == 3
+
+
+def test_ctrl_c_in_the_thread_at_work_is_not_the_others_affair() -> None:
+    scripted = Scripted("interrupted")
+    door = door_to(scripted)
+
+    def interrupted(messages: Sequence[Message]) -> list[Published]:
+        scripted.broker.publish(messages)
+        raise KeyboardInterrupt
+
+    gate = Gate(scripted.broker.publish)
+    scripted.script = [gate, interrupted]
+    first = Callers(door, [0])
+    assert gate.entered.wait(PATIENCE)
+    rest = Callers(door, [1, 2, 3])
+    waiting(door, 3)
+    gate.open.set()
+    first.join()
+    outcomes = list(rest.join().values())
+    assert [type(outcome) for outcome in outcomes].count(KeyboardInterrupt) == 1
+    assert sum(isinstance(outcome, bytes) for outcome in outcomes) == 2
+    # Asked again with the same ids, so nothing is there twice.
+    claimed = scripted.broker.claim(["default"], 100).leases
+    assert sorted(lease.message.id for lease in claimed) == [message(n).id for n in range(4)]
+
+
+def test_enqueueing_from_within_an_enqueue_is_an_error_and_no_deadlock() -> None:
+    scripted = Scripted("reentrant")
+    door = door_to(scripted)
+    met: list[BaseException] = []
+
+    def handler(messages: Sequence[Message]) -> list[Published]:
+        try:
+            door.publish(message(2))
+        except BrokerBusy as error:
+            met.append(error)
+        return scripted.broker.publish(messages)
+
+    scripted.script = [handler]
+    assert door.publish(message(1)) == message(1).id
+    assert "called from a signal handler" in str(met[0])
+    assert scripted.batches == [[message(1).id]]
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_id() -> None:
+    scripted = Scripted("unknown")
+
+    def half_lost(messages: Sequence[Message]) -> list[Published]:
+        scripted.broker.publish(messages)
+        return [Stored(), *[Unknown()] * (len(messages) - 1)]
+
+    handle = Handle(lambda: scripted)  # type: ignore[arg-type, return-value]
+    ids = [message(n).id for n in range(3)]
+    scripted.script = [half_lost, raising(PublishUnknown("connection lost"))]
+    assert handle.publish([message(n) for n in range(3)]) == ids
+    assert scripted.batches == [ids, ids[1:], ids[1:]]
+    assert len(scripted.broker.claim(["default"], 9).leases) == 3
+
+
+def test_an_answer_that_stays_lost_is_an_error_that_says_so() -> None:
+    scripted = Scripted("lost")
+    # A later try that failed for certain says nothing of the first.
+    down = raising(BrokerUnavailable("gone"))
+    scripted.script = [answering(Unknown()), down, down]
+    (verdict,) = Handle(lambda: scripted).publish([message(1)])  # type: ignore[arg-type, return-value]
+    assert isinstance(verdict, PublishUnknown)
+    assert "it may or may not be there" in str(verdict)
+    assert len(scripted.batches) == 3
+
+
+def test_a_duplicate_is_the_first_job() -> None:
+    scripted = Scripted("duplicate")
+    scripted.script = [answering(Duplicate(b"first" * 3 + b"!"))]
+    assert door_to(scripted).publish(message(1)) == b"first" * 3 + b"!"
+
+
+def test_a_thousand_coroutines_enqueue_without_blocking_their_loop(app: App) -> None:
+    async def main() -> list[bytes]:
+        jobs = await asyncio.gather(*(task_of(app).aenqueue(str(n)) for n in range(1_000)))
+        return [job.key for job in jobs]
+
+    keys = asyncio.run(main())
+    assert len(set(keys)) == 1_000
+    assert sorted(texts(app)) == sorted(b'{"text":"%d"}' % n for n in range(1_000))
+
+
+def test_a_cancelled_wait_harms_neither_the_job_nor_the_others(app: App) -> None:
+    async def main() -> None:
+        calls = [asyncio.ensure_future(task_of(app).aenqueue(str(n))) for n in range(10)]
+        await asyncio.sleep(0)
+        for call in calls[::2]:
+            call.cancel()
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(outcome, asyncio.CancelledError) for outcome in done] == [
+            True,
+            False,
+        ] * 5
+
+    asyncio.run(main())
+    asyncio.run(task_of(app).aenqueue("last"))
+    assert len(texts(app)) == 11
+
+
+def test_a_loop_that_is_gone_does_not_stop_the_others(app: App) -> None:
+    async def hasty() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(task_of(app).aenqueue("from a loop that ends"), 0)
+
+    asyncio.run(hasty())
+    asyncio.run(task_of(app).aenqueue("b"))
+    assert b'{"text":"b"}' in texts(app)
+
+
+def test_several_event_loops_and_threads_go_through_one_door(app: App) -> None:
+    async def many(who: str) -> None:
+        await asyncio.gather(*(task_of(app).aenqueue(f"{who}{n}") for n in range(100)))
+
+    work = [
+        lambda: asyncio.run(many("a")),
+        lambda: asyncio.run(many("b")),
+        lambda: [task_of(app).enqueue(f"c{n}") for n in range(100)],
+        lambda: app.enqueue_many(task_of(app).bind(f"d{n}") for n in range(3_000)),
+    ]
+    threads = [threading.Thread(target=one) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(set(texts(app))) == 3_300
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Run `work` in a forked child, and assert that it ended well."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(PATIENCE))
+        status = 1
+        with suppress(BaseException):
+            work()
+            status = 0
+        os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+
+
+def test_parent_and_child_both_enqueue_after_a_fork(app: App) -> None:
+    task = task_of(app)
+    keys = {task.enqueue("before").key}
+
+    def child() -> None:
+        assert task.enqueue("child").key not in keys
+        asyncio.run(task.aenqueue("child async"))
+        assert app.enqueue_many([task.bind("child many")]) == 1
+        app.close()
+
+    asyncio.run(task.aenqueue("starts the thread"))
+    in_child(child)
+    task.enqueue("after")
+    assert len(texts(app)) == 6
+
+
+def test_a_fork_while_another_thread_has_the_door(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(app)
+    task.enqueue("before")
+    gate = Gate(lambda messages: [message.id for message in messages])
+    monkeypatch.setattr(app._producer._handle, "publish", gate)
+    holder = threading.Thread(target=lambda: task.enqueue("held"))
+    holder.start()
+    assert gate.entered.wait(PATIENCE)
+
+    def child() -> None:
+        monkeypatch.undo()
+        task.enqueue("child")
+
+    in_child(child)
+    gate.open.set()
+    holder.join(PATIENCE)
+    assert texts(app) == [b'{"text":"before"}', b'{"text":"child"}']
+
+
+def test_a_child_of_a_broker_in_memory_is_told_that_nobody_would_see_its_jobs() -> None:
+    app = App("memory://forked")
+    task = app.task(note)
+    task.enqueue("before")
+
+    def child() -> None:
+        with pytest.raises(BrokerUnavailable, match="this one is a fork of it"):
+            task.enqueue("child")
+
+    in_child(child)
+    task.enqueue("after")
+    app.close()
+
+
+def test_what_is_on_its_way_at_exit_is_stored_and_the_broker_closed(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "from dibs import App\n"
+        "app = App('sqlite:///exit.db')\n"
+        "@app.task\n"
+        "def note(text: str) -> None: ...\n"
+        "note.enqueue('a')\n"
+        "app.enqueue_many(note.bind(str(n)) for n in range(2000))\n"
+        "print(app.url)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert not list(tmp_path.glob("exit.db-wal"))  # the last to close cleans up

@@ -1,0 +1,89 @@
+"""What is a broker's URL, and how one is shown."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dibs.brokers.url import absolute, open_broker, redact
+from dibs.clock import SystemClock
+from dibs.errors import UrlError
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(UrlError) as caught:
+        absolute(url)
+    return str(caught.value)
+
+
+def test_a_relative_path_is_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("sqlite:///a/b.db") == f"sqlite:///{tmp_path}/a/b.db"
+    assert absolute("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    assert absolute(absolute("sqlite:///a b?.db")) == f"sqlite:///{tmp_path}/a b?.db"
+    assert absolute("memory://x") == "memory://x"
+
+
+def test_a_url_opens_its_broker(tmp_path: Path) -> None:
+    for url in ("memory://url", f"sqlite:///{tmp_path}/url.db"):
+        broker = open_broker(url, worker_id=bytes(16), clock=SystemClock())
+        assert broker.url == url
+        broker.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["dibs.db", "/tmp/dibs.db", "./a.db", "sqlite://dibs.db", "sqlite:dibs.db", "sqlite",
+            "sqlite://", "sqlite:///", "C:\\dibs.db", "", "sqlite:///a\0b", "sqlite:/a.db"],
+)  # fmt: skip
+def test_another_way_to_name_a_file_is_shown_the_right_form(url: str) -> None:
+    assert "`sqlite:///file.db` (from the working directory)" in refusal(url)
+    assert "`sqlite:////full/path/file.db`" in refusal(url)
+
+
+def test_a_scheme_that_has_no_adapter_is_refused() -> None:
+    for scheme in ("redis", "rediss", "valkey", "amqp", "amqps", "sqs", "postgresql", "postgres"):
+        text = refusal(f"{scheme}://user:hunter2@host/1")
+        assert (
+            text == f"{scheme}://***@host/1: this version of dibs has no adapter for {scheme} yet"
+        )
+    assert "did you mean `sqlite`?" in refusal("sqlit:///a.db")
+    assert "did you mean `redis`" in refusal("reddis://u:hunter2@h")
+    assert "hunter2" not in refusal("reddis://u:hunter2@h")
+    assert "`memory://name`" in refusal("sqlite:///:memory:")
+    assert "`memory://name`" in refusal("memory:x")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:hunter2@host:1/0", "redis://***@host:1/0"),
+        ("redis://hunter2@host", "redis://***@host"),
+        ("amqp://user:hun@ter2/x@host/v", "amqp://***@host/v"),
+        ("redis://h?password=hunter2&db=1", "redis://h?password=***&db=1"),
+        ("pg://h/d?a=1&sslpassword=hunter2", "pg://h/d?a=1&sslpassword=***"),
+        ("sqs://q?AWS_SECRET_ACCESS_KEY=hunter2;x=1", "sqs://q?AWS_SECRET_ACCESS_KEY=***;x=1"),
+        ("sqs://q?t%6fken=hunter2", "sqs://q?t%6fken=***"),
+        ("host=x password=hunter2 dbname=y", "host=x password=*** dbname=y"),
+        ("sqlite:////srv/a@b/c.db", "sqlite:////srv/a@b/c.db"),
+    ],
+)
+def test_secrets_are_not_shown(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+@given(st.text())
+@example("://@")
+@example("a" * 100_000)
+@example("=" * 10_000)
+def test_redaction_and_resolution_never_fail_otherwise(url: str) -> None:
+    redact(url)
+    try:
+        resolved = absolute(url)
+    except UrlError:
+        return
+    assert re.match(f"memory://|sqlite:///{os.sep}", resolved)

@@ -1,0 +1,516 @@
+"""The pump in virtual time: every rule of a tick, with scripted runners on the memory broker."""
+
+from collections.abc import Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from dibs.backoff import fixed
+from dibs.brokers.contract import MIN_VISIBILITY_TIMEOUT_MS, UNKNOWN, Unknown
+from dibs.errors import BrokerBusy, BrokerUnavailable
+from dibs.events import (
+    BrokerBack,
+    BrokerTrouble,
+    JobFailed,
+    LeaseLost,
+    RunnerCondemned,
+    RunnerDied,
+    TaskUnknown,
+)
+from dibs.message import DeadLetter, Error, Nack, TaskInfo
+from dibs.runners.contract import Start
+from dibs.testing.making import claim, message, messages, publish
+from dibs.worker.upkeep import STOP_GRACE_SECONDS
+from tests.worker.scripted import HEAVY, PLAIN, SILENT, ScriptedRunner, Stage
+
+FAILED = Nack(60_000, Error("ValueError", "no"))
+
+
+def starts(runner: ScriptedRunner) -> list[Start]:
+    return [frame for frame in runner.got if isinstance(frame, Start)]
+
+
+def test_a_claim_asks_for_the_free_slots_and_no_more() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(10))
+    stage.tick()
+    assert len(stage.runners[0].queued) == 4
+    assert stage.counts() == (6, 0, 4, 0)
+
+
+def test_a_finished_job_is_gone_and_its_slot_is_filled_in_the_same_tick() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(5))
+    stage.tick()
+    stage.runners[0].finish(0)
+    stage.tick()
+    assert stage.counts() == (0, 0, 4, 0)
+    assert stage.settled().done == 1
+
+
+def test_several_runners_share_a_claim_by_their_room() -> None:
+    stage = Stage(slots=(4, 2))
+    publish(stage.producer, *messages(6))
+    stage.tick()
+    assert [len(runner.queued) for runner in stage.runners] == [4, 2]
+
+
+def test_a_lease_is_renewed_at_a_third_of_its_visibility_timeout() -> None:
+    stage = Stage()
+    publish(stage.producer, message(visibility_timeout_ms=30_000))
+    until = stage.tick()
+    stage.runners[0].start()
+    assert until is not None
+    for _ in range(12):
+        stage.tick(9_999)
+        stage.tick(1)
+    thief = stage.open(b"thief")
+    assert claim(thief) == []
+
+
+def test_a_silent_task_is_not_renewed_and_is_lost_to_the_next_claim() -> None:
+    stage = Stage(SILENT)
+    publish(stage.producer, message(task="silent", visibility_timeout_ms=30_000))
+    stage.tick()
+    stage.runners[0].start()
+    stage.tick(29_000)
+    thief = stage.open(b"thief")
+    assert claim(thief) == []
+    stage.clock.advance(1_000)
+    [lease] = claim(thief)
+    assert (lease.fence, lease.lost) == (2, 1)
+    stage.runners[0].finish(0)
+    stage.tick()
+    assert stage.settled().done == 0
+    assert [event.ran for event in stage.told(LeaseLost)] == [True]
+
+
+def test_a_job_whose_lease_is_lost_is_told_at_the_next_heartbeat() -> None:
+    stage = Stage()
+    publish(stage.producer, message(visibility_timeout_ms=30_000))
+    stage.tick()
+    stage.runners[0].start()
+    stage.clock.advance(30_000)
+    [stolen] = claim(stage.open(b"thief"))
+    stage.tick()
+    assert [(stop.serial, stop.reason) for stop in stage.runners[0].stops()] == [(0, "lease_lost")]
+    stage.runners[0].finish(0)
+    stage.tick()
+    assert stage.settled().done == 0
+    assert stage.pump.held == 0
+    assert stolen.fence == 2
+
+
+def test_a_run_past_its_timeout_is_told_and_its_own_end_counts_as_a_failure() -> None:
+    stage = Stage()
+    publish(stage.producer, message(timeout_ms=5_000, max_attempts=2))
+    stage.tick()
+    stage.runners[0].start()
+    stage.tick(4_999)
+    assert stage.runners[0].stops() == []
+    stage.tick(1)
+    assert [(stop.serial, stop.reason) for stop in stage.runners[0].stops()] == [(0, "timeout")]
+    stage.runners[0].end(0, FAILED)
+    stage.tick()
+    assert stage.counts() == (0, 1, 0, 0)
+    assert stage.told(RunnerCondemned) == []
+
+
+def test_a_run_that_does_not_end_is_failed_and_its_process_replaced() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(2, timeout_ms=5_000), message(timeout_ms=60_000))
+    stage.tick()
+    first = stage.runners[0]
+    first.start()
+    first.finish(1)
+    stage.tick(5_000)
+    stage.tick(round(STOP_GRACE_SECONDS * 1_000))
+    assert len(stage.told(RunnerCondemned)) == 1
+    assert stage.settled().failed == 1
+    publish(stage.producer, *messages(9))
+    stage.tick()
+    shared = [runner for runner in stage.runners if runner.slots > 1]
+    assert [len(runner.queued) for runner in shared] == [0, 4]
+    assert not first.killed
+    first.finish(2)
+    stage.tick()
+    assert first.killed
+
+
+def test_a_run_that_does_not_end_is_tried_again_after_the_backoff_of_its_task() -> None:
+    stage = Stage(TaskInfo("resize", "photos", "async", True, 0, "app.py:1", fixed(77)))
+    publish(stage.producer, message(timeout_ms=5_000))
+    stage.tick()
+    stage.runners[0].start()
+    stage.tick(5_000)
+    stage.tick(round(STOP_GRACE_SECONDS * 1_000))
+    [failed] = stage.told(JobFailed)
+    assert isinstance(failed.outcome, Nack)
+    assert failed.outcome.delay_ms == 77_000
+
+
+def test_the_timeout_counts_from_the_start_of_the_run() -> None:
+    stage = Stage()
+    publish(stage.producer, message(timeout_ms=5_000))
+    stage.tick()
+    stage.tick(4_000)
+    stage.runners[0].start()
+    stage.tick(4_999)
+    assert stage.runners[0].stops() == []
+    stage.tick(1)
+    assert len(stage.runners[0].stops()) == 1
+
+
+def test_a_dead_runner_charges_what_it_ran_and_frees_what_it_had_queued() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(4))
+    stage.tick()
+    stage.runners[0].start(0, 1)
+    stage.runners[0].die()
+    stage.tick()
+    assert stage.settled() == type(stage.settled())(crashed=2, released=2)
+    [died] = stage.told(RunnerDied)
+    assert (died.running, died.queued, died.status) == (2, 2, "signal SIGSEGV")
+    assert len(stage.runners) >= 2
+
+
+def test_an_outcome_that_a_runner_sent_before_it_died_is_no_crash() -> None:
+    stage = Stage()
+    publish(stage.producer, message())
+    stage.tick()
+    runner = stage.runners[0]
+    runner.start()
+    runner.finish(0)
+    runner.at[0] = 0.0
+    runner.die()
+    stage.tick()
+    assert stage.settled().done == 1
+    assert stage.settled().crashed == 0
+
+
+def test_a_suspect_runs_alone_and_only_its_own_crash_is_charged_again() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(2, max_crashes=3))
+    stage.tick()
+    stage.runners[0].start()
+    stage.runners[0].die()
+    for _ in range(4):
+        stage.tick()
+    solos = [runner for runner in stage.runners if runner.slots == 1]
+    busy = [runner for runner in solos if runner.queued]
+    assert len(busy) == 2
+    guilty, innocent = busy
+    guilty.start()
+    innocent.start()
+    guilty.die()
+    innocent.finish(*innocent.at)
+    for _ in range(4):
+        stage.tick()
+    again = next(r for r in stage.runners if r.slots == 1 and r.queued)
+    again.start()
+    again.die()
+    stage.tick()
+    assert stage.settled().done == 1
+    [dead] = stage.broker.inspector().dead()
+    assert (dead.reason, dead.crashes) == ("max_crashes", 3)
+
+
+def test_of_the_suspects_the_one_that_began_last_goes_last() -> None:
+    stage = Stage(solos=1)
+    publish(stage.producer, *messages(3))
+    stage.tick()
+    shared = stage.runners[0]
+    for serial in (0, 2, 1):
+        shared.start(serial)
+        stage.clock.advance(1)
+    shared.die()
+    order = []
+    for _ in range(20):
+        stage.tick()
+        for solo in stage.runners:
+            if solo.slots == 1 and solo.queued:
+                order += [lease.receipt for lease in starts(solo)[-1].leases]
+                solo.start()
+                solo.finish(*solo.at)
+    first, second, third = (lease.receipt for lease in starts(shared)[0].leases)
+    assert order == [first, third, second]
+
+
+def test_a_spare_solo_runner_is_started_when_the_worker_has_settled() -> None:
+    stage = Stage()
+    stage.tick(1_999)
+    assert [runner.slots for runner in stage.runners] == [4]
+    stage.tick(1)
+    assert [runner.slots for runner in stage.runners] == [4, 1]
+    stage.pump.stop()
+    stage.runners[1].die()
+    stage.tick(60_000)
+    assert len(stage.runners) == 2
+
+
+def test_what_a_dead_runner_was_running_goes_on_at_once_in_the_spare() -> None:
+    stage = Stage(slots=(4, 4))
+    stage.tick(2_000)
+    stage.tick()
+    publish(stage.producer, message())
+    stage.tick()
+    busy = next(runner for runner in stage.runners if runner.queued)
+    busy.start()
+    busy.die()
+    stage.tick()
+    stage.tick()
+    assert [runner.slots for runner in stage.runners if runner.queued] == [1]
+
+
+def test_a_poison_pill_does_not_stop_its_neighbours() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(1, max_crashes=1), *messages(8))
+    stage.tick()
+    stage.runners[0].start(0)
+    stage.runners[0].die()
+    for _ in range(20):
+        stage.tick()
+        for runner in stage.runners:
+            if runner.how is None and runner.queued:
+                runner.start()
+                runner.finish(*runner.at)
+    assert stage.settled().done == 8
+    assert stage.counts()[3] == 1
+
+
+def test_a_process_task_gets_a_runner_of_its_own_and_is_not_hoarded() -> None:
+    stage = Stage(PLAIN, HEAVY)
+    publish(stage.producer, *messages(9, queue="videos", task="transcode"))
+    for _ in range(4):
+        stage.tick()
+    assert len(stage.runners[0].queued) == 0
+    solos = [runner for runner in stage.runners if runner.slots == 1]
+    assert [len(runner.queued) for runner in solos] == [1, 1]
+    ready, _, in_flight, _ = stage.counts("videos")
+    assert (ready, in_flight) == (5, 4)
+    publish(stage.producer, message())
+    stage.tick()
+    assert len(stage.runners[0].queued) == 1
+
+
+def test_an_unknown_task_goes_back_uncounted_and_is_told_once() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(3, task="of_tomorrow"))
+    stage.tick()
+    assert stage.counts() == (0, 3, 0, 0)
+    assert len(stage.told(TaskUnknown)) == 1
+    stage.tick(1_000)
+    assert claim(stage.producer, limit=1) == []
+    assert stage.told(JobFailed) == []
+
+
+def test_an_unknown_version_is_a_dead_letter_with_its_bytes() -> None:
+    stage = Stage()
+    publish(stage.producer, message(version=9, args=b"\x00\xff"))
+    stage.tick()
+    [dead] = stage.broker.inspector().dead()
+    assert (dead.reason, dead.message.args) == ("unknown_version", b"\x00\xff")
+
+
+def test_a_used_up_loss_budget_is_a_dead_letter_and_not_a_run() -> None:
+    stage = Stage()
+    publish(stage.producer, message(max_lost=1, visibility_timeout_ms=MIN_VISIBILITY_TIMEOUT_MS))
+    assert len(claim(stage.producer)) == 1
+    stage.tick(MIN_VISIBILITY_TIMEOUT_MS)
+    [dead] = stage.broker.inspector().dead()
+    assert (dead.reason, dead.lost) == ("max_lost", 1)
+    assert stage.runners[0].queued == []
+
+
+def test_quick_jobs_are_given_ahead_and_taken_back_when_the_runner_falls_silent() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(500))
+    runner = stage.runners[0]
+    for _ in range(20):
+        stage.tick(1)
+        runner.start(*runner.queued[:10])
+        runner.finish(*runner.at)
+    assert len(runner.queued) > 20
+    stage.tick(1)
+    stage.tick(200)
+    assert runner.withdrawals() == 1
+
+
+def test_stopping_claims_nothing_and_takes_back_what_waits() -> None:
+    stage = Stage(PLAIN, HEAVY)
+    publish(stage.producer, *messages(2), *messages(4, queue="videos", task="transcode"))
+    stage.tick()
+    stage.pump.stop()
+    assert stage.runners[0].withdrawals() == 1
+    publish(stage.producer, message())
+    held = stage.pump.held
+    stage.tick()
+    assert stage.pump.held < held
+    assert stage.counts()[0] == 1
+
+
+def test_what_is_abandoned_is_released_and_nothing_is_counted() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(2))
+    stage.tick()
+    stage.runners[0].start(0)
+    stage.pump.stop()
+    assert stage.pump.abandon() == 2
+    first, second = claim(stage.producer, limit=2)
+    assert [(lease.attempt, lease.fence) for lease in (first, second)] == [(1, 2), (1, 2)]
+
+
+def test_drained_is_said_only_after_a_look_with_nothing_held() -> None:
+    stage = Stage()
+    publish(stage.producer, message())
+    stage.tick()
+    assert not stage.pump.drained
+    stage.runners[0].finish(0)
+    publish(stage.producer, message())
+    stage.tick()
+    assert not stage.pump.drained
+    stage.runners[0].finish(1)
+    stage.tick()
+    assert stage.pump.drained
+
+
+def test_answers_that_get_lost_are_asked_for_again_later_and_not_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    publish(stage.producer, message())
+    stage.tick()
+    stage.runners[0].start()
+    asked: list[int] = []
+
+    def lost(settlements: Sequence[object]) -> list[Unknown]:
+        asked.append(len(settlements))
+        return [UNKNOWN] * len(settlements)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.broker, "settle", lost)
+        stage.runners[0].finish(0)
+        until = stage.tick()
+        assert asked == [1]
+        assert until is not None
+        assert until > stage.clock.monotonic()
+        assert len(stage.told(BrokerTrouble)) == 1
+    stage.tick(10_000)
+    assert stage.settled().done == 1
+    assert len(stage.told(BrokerBack)) == 1
+
+
+def test_a_renewal_whose_answer_got_lost_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    publish(stage.producer, message(visibility_timeout_ms=30_000))
+    stage.tick()
+    stage.runners[0].start()
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.broker, "extend", lambda leases: [UNKNOWN] * len(leases))
+        stage.tick(10_000)
+    stage.tick(5_000)
+    stage.clock.advance(20_000)
+    assert claim(stage.open(b"thief")) == [], (
+        "renewed 15 s after it was claimed, and not only at 20"
+    )
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_trouble_with_the_broker_is_over_as_soon_as_it_is_over(
+    monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    stage = Stage()
+    if busy:
+        publish(stage.producer, message(visibility_timeout_ms=3_600_000))
+        stage.tick()
+        stage.runners[0].start()
+
+    def fails(*_: object) -> None:
+        stage.clock.advance(4_000)  # as long as a lock is waited for
+        raise BrokerBusy("held")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.broker, "claim", fails)
+        until = stage.tick(1_000)
+    assert until is not None
+    assert until - stage.clock.monotonic() < 1
+    publish(stage.producer, message())
+    stage.clock.advance(1_000)
+    stage.pump.tick(rung=False)
+    assert len(stage.runners[0].queued) == 1
+
+
+def test_suspects_beyond_the_slots_of_a_worker_stay_in_the_broker() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(20, visibility_timeout_ms=1_000))
+    dying = stage.open(b"dying")
+    for _ in range(2):
+        assert len(claim(dying, limit=20)) == 20
+        stage.clock.advance(1_000)
+    for _ in range(10):
+        stage.tick()
+    assert stage.counts() == (0, 14, 6, 0), "two run, four wait"
+
+
+def test_a_silent_task_that_waits_for_a_runner_is_renewed_until_it_begins() -> None:
+    silent = replace(HEAVY, heartbeat=False)
+    stage = Stage(silent, solos=1)
+    publish(
+        stage.producer,
+        *messages(2, task="transcode", queue="videos", visibility_timeout_ms=3_000),
+    )
+    for _ in range(3):
+        stage.tick()
+    solo = next(runner for runner in stage.runners if runner.slots == 1)
+    solo.start()
+    for _ in range(10):
+        stage.tick(1_000)
+    thief = stage.open(b"thief")
+    assert [lease.lost for lease in claim(thief, "videos")] == [1], "the one that is running"
+
+
+def test_the_broker_does_its_chores_at_the_second_look_that_finds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    chores: list[None] = []
+    monkeypatch.setattr(stage.broker, "idle", lambda: chores.append(None))
+    publish(stage.producer, message())
+    stage.tick()
+    stage.runners[0].finish(0)
+    stage.tick()
+    assert not chores
+    stage.tick(1_000)
+    assert chores
+
+
+def test_chores_that_fail_are_told_and_end_no_worker() -> None:
+    stage = Stage()
+    chores = [BrokerUnavailable("the disk does not answer")]
+
+    def idle() -> None:
+        if chores:
+            raise chores.pop()
+
+    stage.broker.idle = idle
+    for _ in range(3):
+        stage.tick(1_000)
+    assert chores == []
+    assert [trouble.kind for trouble in stage.told(BrokerTrouble)] == ["BrokerUnavailable"]
+    publish(stage.producer, message())
+    stage.tick()
+    assert len(stage.runners[0].queued) == 1
+
+
+def test_a_failing_job_is_told_with_its_error_and_its_outcome() -> None:
+    stage = Stage()
+    publish(stage.producer, message())
+    stage.tick()
+    outcome = DeadLetter("max_attempts", Error("ValueError", "no"), "failure")
+    stage.runners[0].end(0, outcome)
+    stage.tick()
+    [failed] = stage.told(JobFailed)
+    assert failed.outcome == outcome
+    assert stage.settled().dead == 1

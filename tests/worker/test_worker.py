@@ -1,0 +1,404 @@
+"""Whole workers that are well: how they drain, stop, restart, and live inside another program."""
+
+import asyncio
+import itertools
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dibs import App, context
+from dibs.events import LeaseLost
+from dibs.message import Message
+from tests.worker.workers import Scene, alive, children, until
+
+# Drain
+
+
+def test_two_workers_drain_one_file_and_run_each_job_once(scene: Scene) -> None:
+    scene.numbers("works", *range(1_000), visibility_timeout_ms=30_000)
+    scene.numbers("works_def", *range(1_000, 2_000), visibility_timeout_ms=30_000)
+    both = [scene.worker("--drain", "-c", "8", ready=False) for _ in range(2)]
+    assert [one.end() for one in both] == [0, 0]
+    assert scene.runs("start") == scene.runs("end") == Counter(range(2_000))
+    assert {note.attempt for note in scene.notes()} == {1}
+    assert scene.counts() == (0, 0, 0, 0)
+
+
+def test_drain_does_not_await_what_is_scheduled(scene: Scene) -> None:
+    scene.numbers("once", *range(10))
+    scene.numbers("once", 10, due_ms=round(time.time() * 1_000) + 3_600_000)
+    scene.drain()
+    assert scene.runs("once") == Counter(range(10))
+    assert scene.counts() == (0, 1, 0, 0)
+
+
+@pytest.mark.parametrize("task", ["fans_out", "fans_out_async"])
+def test_drain_does_what_its_jobs_enqueue_meanwhile(scene: Scene, task: str) -> None:
+    scene.enqueue(task, *({"n": n, "children": 20} for n in range(20)), timeout_ms=60_000)
+    scene.drain("-c", "4")
+    assert scene.runs("once") == Counter(range(400))
+    assert scene.counts() == (0, 0, 0, 0)
+
+
+def test_drain_of_nothing_ends_at_once(scene: Scene) -> None:
+    assert "stopped; no job was" in scene.drain().text
+
+
+# Stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_lets_the_running_finish_and_returns_the_unstarted(
+    scene: Scene, number: int
+) -> None:
+    scene.numbers("held", 0)
+    scene.numbers("held_def", 1)
+    scene.enqueue("works", *({"n": n, "seconds": 0.002} for n in range(2, 4_000)))
+    worker = scene.worker("-c", "4", "--processes", "1")
+    scene.until_notes("end", 100)
+    worker.send_all(number)  # as a terminal does, runners too
+    worker.line("stopping: ")
+    stopped_at = time.monotonic()
+    scene.numbers("once", 4_000)
+    until(lambda: scene.counts()[2] == 2, "the unstarted are back")
+    scene.touch("go")
+    assert worker.end(5) == 0
+    assert time.monotonic() < stopped_at + 4
+    assert {0, 1} <= set(scene.runs("end"))
+    assert not scene.notes("once"), "nothing is claimed after the stop"
+    ready = scene.counts()[0]
+    assert scene.counts() == (ready, 0, 0, 0)
+    assert ready == 4_001 - len(scene.notes("end"))
+    scene.drain()
+    assert scene.runs("start") == scene.runs("end") == Counter(range(4_000))
+    assert {note.attempt for note in scene.notes()} == {1}, "nothing was counted"
+
+
+def test_what_was_given_ahead_when_the_stop_came_is_returned_uncounted(scene: Scene) -> None:
+    scene.numbers("once", *range(2_000))
+    scene.enqueue("stops_the_worker")  # in the middle of the stream, when much is given ahead
+    scene.numbers("held", *range(2_000, 3_000))
+    worker = scene.worker("-c", "4", "--processes", "1")
+    worker.line("stopping: ")
+    started = len(scene.notes("start"))
+    assert started <= 4
+    scene.until_counts(ready=1_000 - started, in_flight=started)
+    scene.touch("go")
+    assert worker.end(5) == 0
+    scene.until_counts(ready=1_000 - started)
+    scene.drain()
+    assert scene.runs("end") == Counter(range(2_000, 3_000))
+    assert {note.attempt for note in scene.notes("start")} == {1}
+    assert 2 in {note.fence for note in scene.notes("start")}, "some had been given ahead"
+
+
+@pytest.mark.parametrize("task", ["held", "held_def", "apart_for_ever"])
+def test_what_outlasts_the_shutdown_timeout_is_killed_and_released(scene: Scene, task: str) -> None:
+    scene.numbers(task, 1, visibility_timeout_ms=30_000)
+    worker = scene.worker("-c", "2", "--processes", "1", "--shutdown-timeout", "0.5")
+    [note] = scene.until_notes("apart" if task == "apart_for_ever" else "start", 1)
+    runners = children(worker.pid)
+    stopped_at = time.monotonic()
+    assert worker.stop(5) == 1
+    assert time.monotonic() < stopped_at + 2.5
+    assert "1 released" in worker.text
+    assert note.pid in runners
+    assert not any(map(alive, runners))
+    assert scene.counts() == (1, 0, 0, 0), "at once, not at the end of its lease"
+    scene.touch("go")
+    second = scene.worker()
+    again = scene.until_notes(note.what, 2)[-1]
+    assert (again.attempt, again.fence) == (1, 2)
+    second.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_releases_and_ends_within_two_seconds(scene: Scene, number: int) -> None:
+    scene.numbers("held_def", 1, 2, visibility_timeout_ms=30_000)
+    worker = scene.worker("-c", "2")
+    scene.until_notes("start", 2)
+    worker.send(number)
+    worker.line("stopping: 2 jobs held here")
+    asked_at = time.monotonic()
+    worker.send(signal.SIGTERM)
+    assert worker.end(5) == 1
+    assert time.monotonic() < asked_at + 2
+    assert scene.counts() == (2, 0, 0, 0)
+
+
+def test_a_hangup_that_is_ignored_as_by_nohup_stays_ignored(scene: Scene) -> None:
+    command = f'trap "" HUP; exec {sys.executable} -m dibs worker zoo:app -c 2'
+    worker = scene.start(["sh", "-c", command])
+    worker.line(r"^  slots ")
+    worker.send_all(signal.SIGHUP)
+    scene.numbers("once", 1)
+    scene.until_notes("once", 1)
+    assert worker.stop() == 0
+
+
+def test_a_stop_while_the_app_is_imported_ends_in_order(scene: Scene) -> None:
+    (scene.folder / "slow.py").write_text(
+        "import os, signal\nos.symlink(str(os.getpid()), 'importing')\nsignal.pause()\n"
+    )
+    importing = scene.folder / "importing"
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        importing.unlink(missing_ok=True)
+        worker = scene.worker("--processes", "1", app="slow:app", ready=False)
+        until(importing.is_symlink, "the import")
+        runner = int(os.readlink(importing))
+        worker.send_all(number)
+        assert worker.end(3) == code
+        assert "Traceback" not in worker.text
+        until(lambda pid=runner: not alive(pid), "the runner's end", 2)
+
+
+def test_a_stop_at_any_moment_of_the_start_ends_in_order(scene: Scene) -> None:
+    scene.numbers("works", *range(500))
+    began = time.monotonic()
+    worker = scene.worker("--processes", "1")
+    took = time.monotonic() - began
+    assert worker.stop(5) == 0
+    for share in range(1, 8):
+        worker = scene.worker("--processes", "1", ready=False)
+        born = time.monotonic()
+        until(lambda at=born + took * share / 7: time.monotonic() >= at, "the moment")
+        code = worker.stop(5)
+        # Before the interpreter has come as far as our first line, a signal is the kernel's.
+        assert code in ((0, -signal.SIGTERM) if share < 5 else (0,)), worker.text
+        assert "Traceback" not in worker.text
+    scene.drain()
+    assert set(scene.runs("end")) == set(range(500))
+    assert {note.attempt for note in scene.notes()} == {1}
+
+
+def test_rolling_restarts_burn_no_attempt_and_lose_nothing(scene: Scene) -> None:
+    jobs = range(3_000)
+    scene.enqueue("works", *({"n": n, "seconds": 0.005} for n in jobs[:2_000]))
+    scene.enqueue("works_def", *({"n": n, "seconds": 0.005} for n in jobs[2_000:]))
+    old = scene.worker("-c", "4", "--processes", "1")
+    for _ in range(10):
+        new = scene.worker("-c", "4", "--processes", "1")
+        done = len(scene.notes("end"))
+        scene.until_notes("end", min(done + 20, len(jobs)))
+        assert old.stop(5) == 0
+        old = new
+    assert old.stop(5) == 0
+    assert scene.counts()[2] == 0, "nothing is left in flight"
+    scene.drain()
+    assert scene.counts() == (0, 0, 0, 0)
+    assert scene.runs("start") == scene.runs("end") == Counter(jobs)
+    assert {note.attempt for note in scene.notes()} == {1}
+
+
+# Jobs that this worker cannot run
+
+
+def test_a_task_that_is_unknown_here_waits_for_a_worker_that_knows_it(scene: Scene) -> None:
+    scene.numbers("newer", *range(5))
+    scene.numbers("once", 7)
+    old = scene.worker()
+    old.line("has jobs of task newer, which this app lacks")
+    scene.until_counts(scheduled=5)
+    scene.until_notes("once", 1)
+    assert old.stop() == 0
+    zoo = (scene.folder / "zoo.py").read_text()
+    newer = "\n\n@app.task\ndef newer(n: int) -> None:\n    note_run('newer', n)\n"
+    (scene.folder / "newer.py").write_text(zoo + newer)
+    scene.worker(app="newer:app")
+    scene.until_notes("newer", 5)
+    scene.until_counts()
+    assert {note.attempt for note in scene.notes("newer")} == {1}, "nothing was counted"
+    assert old.count("task newer") == 1, "told once for the five"
+
+
+def test_what_cannot_be_read_is_a_dead_letter_and_the_worker_goes_on(scene: Scene) -> None:
+    garbage = b'{"n": \x80\x04garbage'
+    scene.publish(
+        Message(os.urandom(16), "default", "once", garbage),
+        Message(os.urandom(16), "default", "once", b'{"n": "many"}'),
+        Message(os.urandom(16), "default", "once", b'{"n": 1}', version=99),
+    )
+    worker = scene.worker()
+    scene.until_counts(dead=3)
+    scene.numbers("once", 5)
+    scene.until_notes("once", 1)
+    assert worker.stop() == 0
+    dead = {letter.message.args: letter for letter in scene.dead()}
+    assert [letter.reason for letter in dead.values()].count("undecodable") == 2
+    assert dead[b'{"n": 1}'].reason == "unknown_version"
+    assert "a newer dibs wrote it" in dead[b'{"n": 1}'].error.message
+    assert garbage in dead, "with its bytes"
+    assert not any(one.failures + one.crashes + one.lost for one in dead.values())
+
+
+# What a task says of its job, and what it is told
+
+
+@pytest.mark.parametrize("task", ["asks", "asks_def", "asks_apart"])
+def test_what_a_task_asks_for_is_what_becomes_of_its_job(scene: Scene, task: str) -> None:
+    hows = ("retry", "retry_from", "snooze", "reject")
+    scene.enqueue(task, *({"how": how} for how in hows), visibility_timeout_ms=30_000)
+    worker = scene.worker("-c", "4", "--processes", "1")
+    scene.until_counts(dead=1)
+    assert worker.stop() == 0
+    for how, attempt in (("retry", 2), ("retry_from", 2), ("snooze", 1)):
+        first, second = scene.notes(how)
+        assert (first.attempt, second.attempt) == (1, attempt), how
+        assert second.at - first.at >= 0.399, how
+    [letter] = scene.dead()
+    assert (letter.reason, letter.failures, letter.error.message) == ("rejected", 1, "no such card")
+    assert len(scene.notes("reject")) == 1
+    assert "Traceback" not in worker.text
+    assert worker.count("retry in 0.4 s .failure 1 of 5.") == 2
+    assert worker.count("dibs.Retry: the shop is closed") == 1
+    assert worker.count("dibs.Retry: ValueError: invalid literal") == 1
+    assert worker.count("dead letter: rejected\n    dibs.Reject: no such card\n") == 1
+    assert worker.count("failed .attempt 1.") == 3, "a snooze is no failure"
+    assert re.search(r"3 done.*, 2 failed, 1 dead, \d+ released", worker.text.splitlines()[-1])
+
+
+@pytest.mark.parametrize("task", ["told", "told_def", "told_apart"])
+def test_a_run_past_its_timeout_is_told_at_once(scene: Scene, task: str) -> None:
+    scene.numbers(task, 1, timeout_ms=500, max_attempts=1, visibility_timeout_ms=30_000)
+    worker = scene.worker("-c", "2", "--processes", "1")
+    scene.until_counts(dead=1)
+    [start] = scene.notes("start")
+    [told] = scene.notes("timeout")
+    assert 0.5 <= told.at - start.at < 1.5
+    assert "replaced" not in worker.text, "it ended by itself"
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("task", ["told", "told_def", "told_apart"])
+def test_rule_28_a_run_whose_lease_is_lost_is_told_within_a_heartbeat(
+    scene: Scene, task: str
+) -> None:
+    scene.numbers(task, 1)
+    holder = scene.worker("-c", "2", "--processes", "1")
+    scene.until_notes("start", 1)
+    holder.send(signal.SIGSTOP)  # the pump alone: its runners go on
+    heir = scene.worker("-c", "2", "--processes", "1")
+    [first, second] = scene.until_notes("start", 2)
+    assert (first.pump, second.pump, second.fence) == (holder.pid, heir.pid, 2)
+    went_on_at = time.monotonic()
+    holder.send(signal.SIGCONT)
+    [told] = scene.until_notes("lease_lost", 1)
+    assert (told.pump, told.fence) == (holder.pid, 1)
+    assert told.at - went_on_at < 1.0
+    assert scene.counts() == (0, 0, 1, 0), "the heir's, untouched"
+    assert holder.stop() == 0
+    heir.kill()
+
+
+# Inside another program
+
+_names = itertools.count()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def app(request: pytest.FixtureRequest, tmp_path: Path) -> App:
+    memory = f"memory://worker-{next(_names)}"
+    return App(memory if request.param == "memory" else f"sqlite:///{tmp_path}/embedded.db")
+
+
+def test_an_embedded_worker_drains_in_a_test(app: App) -> None:
+    seen: list[int] = []
+
+    @app.task
+    def add(n: int) -> None:
+        seen.append(n)
+
+    @app.task
+    async def add_async(n: int) -> None:
+        seen.append(n)
+
+    @app.task(max_attempts=1)
+    def fails() -> None:
+        raise ValueError("no")
+
+    app.enqueue_many([t.bind(n) for n in range(50) for t in (add, add_async)])
+    fails.enqueue()
+    settled = app.worker(concurrency=4).drain()
+    assert (settled.done, settled.dead, settled.failed) == (100, 1, 0)
+    assert Counter(seen) == Counter([*range(50), *range(50)])
+    assert app.worker().drain().done == 0
+    app.close()
+
+
+def test_an_embedded_worker_runs_in_a_thread_until_it_is_stopped(app: App) -> None:
+    done = threading.Event()
+
+    @app.task
+    def finish() -> None:
+        done.set()
+
+    before = set(threading.enumerate())
+    worker = app.worker(concurrency=2)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(worker.run()))
+    thread.start()
+    finish.enqueue()
+    assert done.wait(10)
+    worker.stop()
+    thread.join(5)
+    app.close()
+    assert codes == [0]
+    until(lambda: set(threading.enumerate()) <= before, "no thread is left")
+
+
+def test_a_stop_that_comes_before_the_run_is_not_lost(app: App) -> None:
+    worker = app.worker()
+    worker.stop()
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_an_embedded_worker_lives_in_the_lifespan_of_an_event_loop(app: App) -> None:
+    answers: list[int] = []
+
+    @app.task
+    async def answer(n: int) -> None:
+        answers.append(n)
+        if len(answers) == 20:
+            over.set()
+
+    over = threading.Event()
+
+    async def serve() -> int:
+        worker = app.worker(concurrency=4)
+        running = asyncio.create_task(asyncio.to_thread(worker.run))
+        for n in range(20):
+            await answer.aenqueue(n)
+        assert await asyncio.to_thread(over.wait, 10)
+        worker.stop()
+        return await asyncio.wait_for(running, 5)
+
+    assert asyncio.run(asyncio.wait_for(serve(), 20)) == 0
+    assert sorted(answers) == list(range(20))
+    app.close()
+
+
+def test_an_embedded_worker_keeps_the_lease_of_a_job_that_waits(tmp_path: Path) -> None:
+    app = App(f"sqlite:///{tmp_path}/embedded.db")
+    fences: list[int] = []
+    events: list[object] = []
+
+    @app.task(visibility_timeout=1)
+    def waits() -> None:
+        fences.append(context().fence)
+        threading.Event().wait(2.2)
+
+    waits.enqueue()
+    settled = app.worker(concurrency=2, observe=events.append).drain()
+    assert (settled.done, settled.late, fences) == (1, 0, [1])
+    assert not any(isinstance(event, LeaseLost) for event in events)
+    app.close()
