@@ -25,6 +25,10 @@ class FraudService(ThreadingHTTPServer):
     `kills` is the worker to kill when the next check is sold and not yet answered.
     """
 
+    # By default 5 connections wait to be accepted. Of those beyond that the kernel keeps a SYN cookie
+    # only, and resets one whose second segment comes before it is accepted: a failure of its own.
+    request_queue_size = 128
+
     def __init__(self, port: int = 0, per_second: int = 1_000) -> None:
         super().__init__(("127.0.0.1", port), Answer)
         self.per_second = per_second

@@ -16,6 +16,7 @@ import pytest
 from dibs import App, once
 from dibs.brokers.contract import Applied
 from dibs.brokers.url import open_broker
+from dibs.clock import SystemClock
 from dibs.message import Ack, Settlement
 from dibs.worker import embedded
 from tests.ledger.postgres import Server
@@ -132,28 +133,40 @@ def test_random_kills_charge_every_card_once(till: Till) -> None:
 class LosesAcks:
     """A broker whose acknowledgements get lost on the way, the first of each job."""
 
-    def __init__(self, broker: Any) -> None:
+    def __init__(self, broker: Any, lost: set[bytes]) -> None:
         self._broker = broker
-        self.lost = 0
+        self._lost = lost
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._broker, name)
 
     def settle(self, settlements: Sequence[Settlement]) -> Any:
-        kept = [s for s in settlements if s.lease.fence > 1 or not isinstance(s.outcome, Ack)]
-        answers = iter(self._broker.settle(kept))
-        self.lost += len(settlements) - len(kept)
-        return [next(answers) if s in kept else Applied() for s in settlements]
+        first = [s for s in settlements if isinstance(s.outcome, Ack) and self._loses(s)]
+        answers = iter(self._broker.settle([s for s in settlements if s not in first]))
+        return [Applied() if s in first else next(answers) for s in settlements]
+
+    def _loses(self, acknowledged: Settlement) -> bool:
+        # By id, not by fence: on a slow machine the first lease may run out before its job is done.
+        known = acknowledged.lease.message.id in self._lost
+        self._lost.add(acknowledged.lease.message.id)
+        return not known
+
+
+def left(app: App) -> int:
+    """Return how many jobs are not done."""
+    broker = open_broker(app.url, worker_id=b"look", clock=SystemClock())
+    with closing(broker):
+        [counts] = broker.inspector().queues()
+    return (counts.ready or 0) + (counts.scheduled or 0) + (counts.in_flight or 0)
 
 
 def test_a_lost_acknowledgement_charges_nobody_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lossy: list[LosesAcks] = []
+    lost: set[bytes] = set()
 
     def opened(*args: Any, **kwargs: Any) -> LosesAcks:
-        lossy.append(LosesAcks(open_broker(*args, **kwargs)))
-        return lossy[-1]
+        return LosesAcks(open_broker(*args, **kwargs), lost)
 
     monkeypatch.setattr(embedded, "open_broker", opened)
     shop, app = tmp_path / "shop.db", App(f"sqlite:///{tmp_path / 'queue.db'}")
@@ -173,8 +186,7 @@ def test_a_lost_acknowledgement_charges_nobody_twice(
     with closing(sqlite3.connect(shop)) as outside, closing(app):
         outside.executescript("CREATE TABLE naive (n INTEGER); CREATE TABLE charges (n INTEGER)")
         app.enqueue_many(charges.bind(n) for n in cards)
-        done: list[int] = []
-        until(lambda: done.append(app.worker(concurrency=3).drain().done) or sum(done) >= 40, "")
-        assert sum(broker.lost for broker in lossy) == len(cards)
+        until(lambda: app.worker(concurrency=3).drain() and not left(app), "nothing is left")
+        assert len(lost) == len(cards)
         assert charged("charges") == Counter(cards)
-        assert charged("naive") == Counter([*cards, *cards])
+        assert charged("naive") >= Counter([*cards, *cards]), "each was delivered again"
