@@ -51,6 +51,7 @@ bench: $(READY)  ## the figures of the README, each beside the bare work
 lock:  ## write requirements/dev.txt anew from pyproject.toml and dev.in (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 		--no-header --no-annotate --no-emit-index-url --extra demo \
+		--extra postgres --extra rabbitmq --extra redis --extra sqs \
 		pyproject.toml requirements/dev.in --output-file requirements/dev.txt
 
 clean:  ## remove .venv and every cache

@@ -25,8 +25,8 @@ class FraudService(ThreadingHTTPServer):
     `kills` is the worker to kill when the next check is sold and not yet answered.
     """
 
-    # By default 5 connections wait to be accepted. Of those beyond that the kernel keeps a SYN cookie
-    # only, and resets one whose second segment comes before it is accepted: a failure of its own.
+    # By default 5 connections wait to be accepted. Of those beyond that the kernel keeps a SYN
+    # cookie only, and resets one whose second segment comes before it is accepted: another fault.
     request_queue_size = 128
 
     def __init__(self, port: int = 0, per_second: int = 1_000) -> None:

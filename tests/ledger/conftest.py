@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledger.postgres import Server, programs, serving
 from tests.ledger.shops import KINDS, Kind, Place, Shop
+from tests.servers.postgres import Server, programs, serving
 
 
 @pytest.fixture(scope="session")

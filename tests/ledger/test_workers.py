@@ -19,7 +19,7 @@ from dibs.brokers.url import open_broker
 from dibs.clock import SystemClock
 from dibs.message import Ack, Settlement
 from dibs.worker import embedded
-from tests.ledger.postgres import Server
+from tests.servers.postgres import Server
 from tests.worker.workers import Scene, until
 
 

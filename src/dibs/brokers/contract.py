@@ -260,6 +260,19 @@ Answered = Redriven | Duplicate | Gone
 neither changed anything."""
 
 
+class Finding(Struct, frozen=True):
+    """Something that a server is set to, and what it means for the contract.
+
+    `verdict`: "good" keeps what is promised; "note" is worth knowing; "bad" would lose jobs or
+    break a rule, and `declare` refuses it. `advice` says how to mend what is not good.
+    """
+
+    what: str
+    found: str
+    verdict: Literal["good", "note", "bad"]
+    advice: str = ""
+
+
 class Inspector(ABC):
     """Looking at queues and clearing them up: for people, not for the hot path.
 
@@ -270,6 +283,10 @@ class Inspector(ABC):
     @abstractmethod
     def queues(self) -> list[QueueCounts]:
         """Return the counts of every queue, by name."""
+
+    def findings(self) -> list[Finding]:
+        """Return what `dibs doctor` shows of the server's settings; nothing where there is none."""
+        return []
 
     @abstractmethod
     def jobs(

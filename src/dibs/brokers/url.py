@@ -7,14 +7,31 @@ Called by: the producer's facade, the worker, the command line.
 
 import os
 import re
+from importlib import import_module
+from typing import cast
+
+from msgspec import Struct
 
 from dibs.brokers.contract import Broker
 from dibs.clock import Clock
 from dibs.errors import UrlError
 from dibs.spelling import did_you_mean
 
+
+class Server(Struct, frozen=True):
+    """A broker that is a server: its adapter's package, and the extra that installs its client.
+
+    The package's `open_url(url, *, clock, worker_id)` opens it.
+    """
+
+    package: str
+    extra: str
+
+
+LOCAL = ("memory", "sqlite")
+SERVERS: dict[str, Server] = {}
+"""By scheme."""
 LATER = ("amqp", "amqps", "postgres", "postgresql", "redis", "rediss", "sqs", "valkey")
-NOW = ("memory", "sqlite")
 
 _PAIR = r"(?<![^&;?\s])([^=&;?\s]*)=[^&;\s]*"
 """A parameter, from where one can begin: so a text of any length is read once."""
@@ -35,11 +52,26 @@ def open_broker(url: str, *, worker_id: bytes, clock: Clock) -> Broker:
         from dibs.brokers.memory import open_memory
 
         return open_memory(rest, clock=clock, worker_id=worker_id)
+    if scheme in SERVERS:
+        return _open_server(SERVERS[scheme], url, clock, worker_id)
     from pathlib import Path
 
     from dibs.brokers.sqlite import open_sqlite
 
     return open_sqlite(Path(rest[1:]), clock=clock, worker_id=worker_id)
+
+
+def _open_server(server: Server, url: str, clock: Clock, worker_id: bytes) -> Broker:
+    try:
+        adapter = import_module(server.package)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] == "dibs":
+            raise
+        raise UrlError(
+            f"{redact(url)} needs the package `{missing.name}`, which is not installed:"
+            f" pip install 'dibs[{server.extra}]'"
+        ) from missing
+    return cast("Broker", adapter.open_url(url, clock=clock, worker_id=worker_id))
 
 
 def absolute(url: str) -> str:
@@ -51,7 +83,7 @@ def absolute(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if scheme in LATER and separator:
         raise UrlError(f"{redact(url)}: this version of dibs has no adapter for {scheme} yet")
-    if scheme == "memory" and separator:
+    if separator and (scheme == "memory" or scheme in SERVERS):
         return url
     if scheme != "sqlite" or not separator:
         raise UrlError(_unreadable(url))
@@ -69,7 +101,7 @@ def redact(url: object) -> str:
     scheme, separator, rest = text.partition("://")
     # A path may have an @, and a file no password. A password may have an @ or a / that nobody
     # escaped, so all that could be a part of it is hidden.
-    if not separator or scheme in NOW or "@" not in rest:
+    if not separator or scheme in LOCAL or "@" not in rest:
         return text
     return f"{scheme}://***@{rest.rpartition('@')[2]}"
 
@@ -84,6 +116,8 @@ def _unreadable(url: str) -> str:
     shown = redact(url) or "an empty text"
     if scheme == url or "/" in scheme or "\\" in scheme or url.partition(":")[2].startswith("\\"):
         return f"{shown} is no broker's URL; a SQLite file is {_FORMS}"
-    if scheme in NOW:
+    if scheme in LOCAL:
         return f"{shown}: write `memory://name`, or {_FORMS}"
-    return f"{shown}: there is no broker `{scheme}`{did_you_mean(scheme, (*NOW, *LATER))}"
+    return (
+        f"{shown}: there is no broker `{scheme}`{did_you_mean(scheme, (*LOCAL, *SERVERS, *LATER))}"
+    )
