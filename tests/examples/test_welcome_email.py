@@ -29,14 +29,14 @@ class MailServer(AsyncMessage):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self._loop = asyncio.new_event_loop()
+        super().__init__(loop=self._loop)  # else it makes one that nobody closes
         self.taken: list[Message] = []
         self.answers: list[str] = []
         self.held = False
         self.unknown = ""
         self.handle_RCPT = self._check_recipient
         self.address = ""
-        self._loop = asyncio.new_event_loop()
         self._open = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
