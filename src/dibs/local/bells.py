@@ -62,9 +62,10 @@ class Bells:
 
     def waiting(self) -> list[str]:
         """Return the entries of all who wait."""
-        with contextlib.suppress(OSError):
+        try:
             return [name for name in os.listdir(self._folder) if "@" in name]
-        return []
+        except OSError:
+            return []
 
     def ring(self, queues: Iterable[str]) -> None:
         """Wake one waiter of each queue."""

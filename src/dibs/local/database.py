@@ -9,7 +9,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +47,7 @@ class Database:
             found = apsw.sqlite_lib_version()
             raise errors.BrokerRefused(f"SQLite {found} can corrupt a queue file: upgrade apsw")
         self.path = place.checked(path)
+        self._name = str(self.path)  # each commit looks at it, and a Path is made a text each time
         self.created = False
         self.contended = False
         """Whether others were at it when this process wanted to write the last time."""
@@ -102,7 +103,7 @@ class Database:
         self._check_process()
         longest = LOCK_SHARE * self._call_seconds
         deadline = time.monotonic() + (longest if wait is None else wait)
-        with _said_as(unsure):
+        try:
             try:
                 return self._locked(work, otherwise, deadline, storing)
             except errors.BrokerFull:
@@ -111,6 +112,8 @@ class Database:
             self._reserve.spend()
             self.checkpoint()
             return self._locked(work, otherwise, deadline, storing)
+        except Unsure as error:
+            raise unsure(*error.args) from error.__cause__
 
     def write_or(
         self, unknown: T, work: Callable[[], T], otherwise: Callable[[], T] | None = None
@@ -169,12 +172,13 @@ class Database:
         deadline: float,
         storing: bool,
     ) -> T:
-        asked = time.monotonic()
-        self._lock.acquire(deadline - asked)
-        try:
-            self.contended = time.monotonic() - asked > CONTENDED_SECONDS
-            self.check_file()
-            with prompt_interpreter():
+        # Around the lock as well: each of its system calls gives the interpreter's lock away too.
+        with prompt_interpreter:
+            asked = time.monotonic()
+            self._lock.acquire(deadline - asked)
+            try:
+                self.contended = time.monotonic() - asked > CONTENDED_SECONDS
+                self.check_file()
                 if storing:
                     self._reserve.keep()
                 try:
@@ -183,8 +187,8 @@ class Database:
                     if otherwise is None:
                         raise
                 return self._transaction(otherwise)
-        finally:
-            self._lock.release()
+            finally:
+                self._lock.release()
 
     def _transaction(self, work: Callable[[], T]) -> T:
         try:
@@ -203,7 +207,7 @@ class Database:
     def _found(self) -> tuple[int, int] | None:
         """Return which file is at the path now."""
         try:
-            found = os.stat(self.path)
+            found = os.stat(self._name)
         except OSError:
             return None
         return found.st_dev, found.st_ino
@@ -225,8 +229,10 @@ class Database:
             self._reserve.keep()
             if self._is_new():
                 self.run("before_creation")
-                with _said_as(errors.BrokerUnavailable):
+                try:
                     self._transaction(lambda: self.run("tables"))
+                except Unsure as error:
+                    raise errors.BrokerUnavailable(*error.args) from error.__cause__
                 self.created = True
         finally:
             self._lock.release()
@@ -250,11 +256,3 @@ class Database:
                 return Unsure(f"{self.path}: the commit broke off: {why}: {way}")
             return errors.BrokerUnavailable(f"{self.path}: {why}: {way}")
         return errors.BrokerUnavailable(f"{self.path}: {error!r}")
-
-
-@contextlib.contextmanager
-def _said_as(unsure: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except Unsure as error:
-        raise unsure(*error.args) from error.__cause__

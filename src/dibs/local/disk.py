@@ -72,12 +72,15 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._name = str(path)
 
     def keep(self) -> None:
         """Set the space aside again if it was spent, or raise `BrokerFull`."""
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(self._path, follow_symlinks=False).st_size == RESERVE_BYTES:
+        try:
+            if os.lstat(self._name).st_size == RESERVE_BYTES:
                 return
+        except FileNotFoundError:
+            pass  # nobody has needed it yet, or somebody cleared it away
         try:
             self._allocate()
         except OSError as error:

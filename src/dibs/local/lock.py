@@ -6,7 +6,6 @@ that drains at full speed, a producer got one commit through in four seconds.
 Must never: be held while anything but the disk is waited for. Called by: brokers that are files.
 """
 
-import contextlib
 import fcntl
 import os
 import threading
@@ -45,12 +44,18 @@ class WriteLock:
                     self._wanted = False
                     if not self._granted.acquire(blocking=False):
                         raise BrokerBusy(self._holder())
-            with contextlib.suppress(OSError):  # the disk may be full
-                # Of one width: what a longer line leaves behind would be read with a shorter one.
-                os.pwrite(self._lock, b"%-20d %-24d\n" % (os.getpid(), time.monotonic_ns()), 0)
+            self._sign()
         except BaseException:
             self._give_up()  # also for a Ctrl-C: it would be granted to nobody
             raise
+
+    def _sign(self) -> None:
+        # Of one width: what a longer line leaves behind would be read with a shorter one.
+        line = b"%-20d %-24d\n" % (os.getpid(), time.monotonic_ns())
+        try:
+            os.pwrite(self._lock, line, 0)
+        except OSError:
+            return  # the disk may be full
 
     def release(self) -> None:
         """Give the lock up, if it is held; to be called after an `acquire` that raised, too."""

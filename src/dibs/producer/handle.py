@@ -10,7 +10,8 @@ Called by: `Door`; `Producer` after a fork.
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from dibs.brokers.contract import Broker, Duplicate, Published, Refused, Stored, Unknown
+from dibs.alike import ids_of, queues_of
+from dibs.brokers.contract import STORED, Broker, Duplicate, Published, Refused, Stored, Unknown
 from dibs.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -67,11 +68,14 @@ class Handle:
         if not messages:
             return []
         broker = self._opened()
-        queues = {message.queue for message in messages} - self._declared
+        queues = queues_of(messages) - self._declared
         if queues:
             broker.declare(sorted(queues))
             self._declared |= queues
         answers = self._answers(broker, messages)
+        ids = ids_of(messages)
+        if answers.count(STORED) == len(messages):
+            return list(ids)
         return [
             message.id if type(answer) is Stored else _verdict(message, answer, broker)
             for message, answer in zip(messages, answers, strict=True)

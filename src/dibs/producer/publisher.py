@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import eq
 from queue import SimpleQueue
 
+from dibs.alike import ids_of
 from dibs.errors import BrokerError, DibsError
 from dibs.message import Message
 from dibs.producer.door import Door
@@ -160,8 +162,7 @@ class Stream:
         if batch.error is not None:
             raise batch.error
         errors = [verdict for verdict in batch.verdicts if isinstance(verdict, DibsError)]
-        pairs = zip(batch.messages, batch.verdicts, strict=False)
-        self.stored += sum(message.id == verdict for message, verdict in pairs)
+        self.stored += sum(map(eq, ids_of(batch.messages), batch.verdicts))
         if errors:
             raise errors[0]
 

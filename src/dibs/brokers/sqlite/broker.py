@@ -14,6 +14,7 @@ from typing import Any
 from apsw import carray
 from msgspec import structs
 
+from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.contract import APPLIED, STORED, UNKNOWN
 from dibs.brokers.ends import Acks, acks_of, other_end
@@ -65,31 +66,30 @@ class SqliteBroker(contract.Broker):
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Store messages, many to a statement."""
         checks.how_many(len(messages), self.capabilities)
-        runs = checks.alike(messages)
+        runs = runs_of(messages)
         refused = checks.refusals(runs, self.capabilities)
         if refused.count(None) == len(messages):
             return self._stored(runs) if runs else []
         fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
-        stored = iter(self._stored(checks.alike(fit)) if fit else ())
+        stored = iter(self._stored(runs_of(fit)) if fit else ())
         return [next(stored) if why is None else contract.Refused(why) for why in refused]
 
-    def _stored(self, runs: list[list[Message]]) -> list[contract.Published]:
+    def _stored(self, runs: list[Alike]) -> list[contract.Published]:
         """Store them at once; one by one if there is a duplicate, to tell which."""
         now = self._clock.wall_ms()
         inserts = [_insert(run, now) for run in runs]
-        each = [message for run in runs for message in run]
-        later = any(run[0].due_ms > now for run in runs)
+        later = any(run.pattern.due_ms > now for run in runs)
         try:
             answers = self._db.write(
-                partial(self._store, inserts, len(each), now, later),
-                lambda: [self._store_one(message, now) for message in each],
+                partial(self._store, inserts, sum(map(len, runs)), now, later),
+                lambda: [self._store_one(message, now) for run in runs for message in run],
                 storing=True,
                 unsure=PublishUnknown,
             )
         except BaseException:
             self._numbers.clear()  # a queue may have been noted that is undone
             raise
-        self._bells.ring({run[0].queue for run in runs})
+        self._bells.ring({run.pattern.queue for run in runs})
         return answers
 
     def _store(
@@ -111,7 +111,8 @@ class SqliteBroker(contract.Broker):
 
     def _store_one(self, message: Message, now: int) -> contract.Published:
         try:
-            return self._store([_insert([message], now)], 1, now, message.due_ms > now)[0]
+            alone = Alike(message, [message.id], [message.args])
+            return self._store([_insert(alone, now)], 1, now, message.due_ms > now)[0]
         except Undo:
             (holder,) = self._run("holder", message.id, message.unique_key)
             return contract.Duplicate(*holder)
@@ -355,14 +356,12 @@ class SqliteBroker(contract.Broker):
         return min((max(0, at - now) / 1000 for at, now in waits if at is not None), default=None)
 
 
-def _insert(run: Sequence[Message], now: int) -> tuple[str, list[Any]]:
+def _insert(run: Alike, now: int) -> tuple[str, list[Any]]:
     """Return the queue of messages that are alike, and the other values of their insert.
 
     Made before the lock is taken: whoever holds it should not wait for the interpreter's.
     """
-    first = structs.asdict(run[0])
+    first = structs.asdict(run.pattern)
     headers = json.dumps(first["headers"]) if first["headers"] else None
-    args = packed([message.args for message in run])
-    ids = b"".join([message.id for message in run])
     shared = [first[name] for name in _SHARED]
-    return run[0].queue, [*shared, headers, now, ids, *args]
+    return run.pattern.queue, [*shared, headers, now, b"".join(run.ids), *packed(run.args)]
