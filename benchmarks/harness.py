@@ -24,10 +24,9 @@ import msgspec
 from msgspec import Struct
 
 import dibs
-from dibs.local.disk import file_system
+from dibs.local.disk import IN_MEMORY, file_system
 
 RESULTS = Path(__file__).parent / "results"
-MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs"}
 
 Sense = Literal["at least", "at most"]
 
@@ -164,7 +163,7 @@ def machine() -> dict[str, Any]:
         model = names[0] if names else model
     with folder() as path:
         kind = file_system(path)
-    if kind in MEMORY_FILE_SYSTEMS:
+    if kind in IN_MEMORY:
         sys.exit("benchmarks: the queue files would lie in memory: run this in a clone on a disk")
     return {
         "system": f"{platform.system()} {platform.release()}",

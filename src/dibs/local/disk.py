@@ -13,6 +13,7 @@ from pathlib import Path
 from dibs.errors import BrokerError, BrokerFull, BrokerUnavailable
 
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "fuse.sshfs"}
+IN_MEMORY = {"tmpfs", "ramfs"}
 RESERVE_BYTES = 8 << 20
 FULL = {errno.ENOSPC, errno.EDQUOT}
 _WHY = {

@@ -8,10 +8,21 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import apsw
+
 from dibs.brokers import checks
-from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Inspector, Page
+from dibs.brokers.contract import (
+    GONE,
+    REDRIVEN,
+    Answered,
+    Duplicate,
+    Finding,
+    Inspector,
+    Page,
+)
 from dibs.clock import Clock
 from dibs.errors import OptionError
+from dibs.local import disk
 from dibs.local.arrays import integers
 from dibs.local.bells import Bells
 from dibs.local.database import Database
@@ -44,6 +55,15 @@ class SqliteInspector(Inspector):
             QueueCounts(name, ready, scheduled, in_flight, dead, oldest, bool(paused))
             for name, ready, scheduled, in_flight, dead, oldest, paused in rows
         ]
+
+    def findings(self) -> list[Finding]:
+        """Say which SQLite it is, and what kind of disk; opening has refused what is wrong."""
+        kind = disk.file_system(self._db.path.parent)
+        there = Finding("file system", kind or "unknown", "good")
+        if kind in disk.IN_MEMORY:
+            there = Finding("file system", kind, "note", "it is in memory: name a file on a disk")
+        version = Finding("SQLite", apsw.sqlite_lib_version(), "good")
+        return [version, Finding("settings", "WAL, synchronous=FULL, read back", "good"), there]
 
     def jobs(
         self, queue: str | None, state: State, limit: int = 100, after: str | None = None

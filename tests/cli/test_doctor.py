@@ -1,0 +1,93 @@
+"""`dibs doctor`: a broker that keeps its promises passes, and one that breaks them is found out."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+
+import pytest
+from msgspec.structs import replace
+
+from dibs.brokers.contract import Broker, Claim, Finding, Published, Refused
+from dibs.brokers.memory import MemoryBroker, MemoryStore
+from dibs.cli.probe import QUEUE, probe
+from dibs.clock import SystemClock
+from dibs.message import Message, Release, Settlement
+from tests.conformance.wrong_brokers import PopDelete, UnfencedAck
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+KEPT = ["publish", "exclusive", "lease", "stale ack", "ack"]
+
+
+def found(kind: type[MemoryBroker]) -> list[Finding]:
+    store = MemoryStore("probed")
+    first, second = (kind(store, SystemClock(), os.urandom(16), created=False) for _ in range(2))
+    findings = list(probe(first, second, SystemClock()))
+    first.close()
+    second.close()
+    return findings
+
+
+class Refuses(MemoryBroker):
+    """Stores nothing."""
+
+    def publish(self, messages: Sequence[Message]) -> list[Published]:
+        return [Refused("full") for _ in messages]
+
+
+class Shares(MemoryBroker):
+    """Grants to one and leaves it to the others."""
+
+    def claim(self, queues: Sequence[str], limit: int) -> Claim:
+        claim = super().claim(queues, limit)
+        self.settle([Settlement(lease, Release()) for lease in claim.leases])
+        return claim
+
+
+class CountsNothing(MemoryBroker):
+    """Gives every lease the same fence."""
+
+    def claim(self, queues: Sequence[str], limit: int) -> Claim:
+        claim = super().claim(queues, limit)
+        return Claim([replace(lease, fence=1) for lease in claim.leases], claim.next_in)
+
+
+def test_a_broker_that_keeps_the_contract_is_good_in_everything() -> None:
+    findings = found(MemoryBroker)
+    assert [finding.what for finding in findings] == KEPT
+    assert {finding.verdict for finding in findings} == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (Refuses, "publish"),
+        (Shares, "exclusive"),
+        (PopDelete, "lease"),
+        (UnfencedAck, "stale ack"),
+        (CountsNothing, "fence"),
+    ],
+)
+def test_a_broker_that_breaks_a_promise_is_told_by_its_name(
+    kind: type[MemoryBroker], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dibs.cli.probe.LATE_SECONDS", 0.2)
+    bad = [finding.what for finding in found(kind) if finding.verdict == "bad"]
+    assert what in bad
+
+
+def test_a_queue_file_is_tried_and_its_settings_are_read(dibs: Run, broker: Broker) -> None:
+    done = dibs("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    findings = {one["what"]: one for one in json.loads(done.stdout)["findings"]}
+    assert {*KEPT, "durability", "SQLite", "settings", "file system"} == findings.keys()
+    assert "bad" not in {one["verdict"] for one in findings.values()}
+    (left,) = (queue for queue in broker.inspector().queues() if queue.name == QUEUE)
+    assert re.search(r"^ok +stale ack +refused by the broker$", done.stdout, re.MULTILINE)
+
+
+def test_a_place_without_a_queue_file_is_not_made_one(dibs: Run) -> None:
+    done = dibs("doctor", "--url", "sqlite:///nowhere.db")
+    assert done.returncode == 2
+    assert "there is no queue file" in done.stderr
