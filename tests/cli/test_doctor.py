@@ -84,6 +84,12 @@ def test_a_queue_file_is_tried_and_its_settings_are_read(dibs: Run, broker: Brok
     assert {*KEPT, "durability", "SQLite", "settings", "file system"} == findings.keys()
     assert "bad" not in {one["verdict"] for one in findings.values()}
     (left,) = (queue for queue in broker.inspector().queues() if queue.name == QUEUE)
+    assert (left.ready, left.in_flight, left.dead) == (0, 0, 0)
+
+
+def test_what_a_person_reads_is_a_line_for_each_finding(dibs: Run, broker: Broker) -> None:
+    done = dibs("doctor")
+    assert broker.url.removeprefix("sqlite:///") in done.stdout.splitlines()[0]
     assert re.search(r"^ok +stale ack +refused by the broker$", done.stdout, re.MULTILINE)
 
 
