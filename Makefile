@@ -18,7 +18,8 @@ demo: $(READY)  ## 10,000 photo jobs, 50 workers, one of them killed on the way
 	@$(BIN)/dibs demo $(ARGS)
 
 test: check  ## the whole proof: make check, then every test and every example of the docs
-	@$(BIN)/python -m pytest $(ARGS)
+	@sh tools/servers.sh
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: lint types imports house  ## lint, format, types, imports, budgets: what needs no run
 

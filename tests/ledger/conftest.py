@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.ledger.shops import KINDS, Kind, Place, Shop
+from tests.servers.missing import not_installed
 from tests.servers.postgres import Server, programs, serving
 
 
@@ -14,7 +15,7 @@ def server() -> Iterator[Server]:
     """A PostgreSQL server; where there is none to start, the test says so."""
     binaries = programs()
     if binaries is None:
-        pytest.skip("PostgreSQL is not installed: apt install postgresql (no service needed)")
+        not_installed("PostgreSQL", "postgresql")
     with serving(binaries) as running:
         yield running
 
