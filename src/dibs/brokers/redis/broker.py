@@ -1,0 +1,231 @@
+"""The Redis broker: the contract's verbs, each one script that the server runs as one step.
+
+Owns: how messages, leases and outcomes are put for the scripts, and what their answers mean.
+Must never: decide here on what the server has: it may be other by the next call.
+Called by: whoever holds a `Broker`; made by `open_url` and `open_redis`. What keys there are, and what
+is in them, is said in `common.lua`.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from msgspec import msgpack
+from msgspec.structs import astuple, replace
+
+from dibs.brokers import checks, contract
+from dibs.brokers.contract import APPLIED, GONE, MAX_DURATION_MS, STALE, STORED, UNKNOWN
+from dibs.brokers.redis.bell import Bell
+from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
+from dibs.brokers.redis.link import Link, NoAnswer
+from dibs.brokers.redis.settings import durability, findings, settings_of
+from dibs.errors import BrokerRefused, BrokerUnavailable, PublishUnknown
+from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Result, Settlement
+
+BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
+SWEEPS = 20  # scripts that only move what fell due, before one grants what there is
+ANSWERS = (APPLIED, contract.Applied(late=True), STALE, GONE)
+_encode = msgpack.Encoder().encode
+
+
+class RedisBroker(contract.Broker):
+    """Queues in one namespace of a Redis server."""
+
+    capabilities = contract.Capabilities(*durability("everysec"), BATCH, 1 << 20)
+
+    def __init__(self, link: Link, worker_id: bytes) -> None:
+        self._link = link
+        self._waiter = worker_id.hex() or "0"
+        self._bell: Bell | None = None
+        self._awaited: set[bytes] = set()
+        self._turn = 0
+        level, note = durability(settings_of(link).fsync)
+        self.capabilities = replace(self.capabilities, durability=level, durability_note=note)
+        self.created = not link.call("EXISTS", f"{link.namespace}queues")
+        self.url = link.address.shown
+
+    def declare(self, queues: Sequence[str]) -> None:
+        """Note the queues' names, and check what the server is set to."""
+        checks.queue_names(queues)
+        for found in findings(settings_of(self._link)):
+            if found.verdict == "bad":
+                raise BrokerRefused(f"{self.url}: {found.what} is {found.found}: {found.advice}")
+        self._run("declare", *queues)
+
+    def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
+        """Store messages, all that are no duplicates, in one step."""
+        checks.how_many(len(messages), self.capabilities)
+        runs = checks.alike(messages)
+        refused = checks.refusals(runs, self.capabilities)
+        if refused.count(None) == len(messages):
+            return self._stored(runs) if runs else []
+        fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
+        stored = iter(self._stored(checks.alike(fit)) if fit else ())
+        return [next(stored) if why is None else contract.Refused(why) for why in refused]
+
+    def _stored(self, runs: list[list[Message]]) -> list[contract.Published]:
+        arguments: list[Any] = []
+        for run in runs:
+            first, key = run[0], run[0].unique_key or ""
+            arguments += (first.queue, first.priority, first.due_ms, first.visibility_timeout_ms)
+            arguments += (key, len(run))
+            for message in run:
+                arguments += (message.id, _encode(message))
+        try:
+            duplicates = self._run("publish", *arguments)
+        except NoAnswer as exc:
+            raise PublishUnknown(str(exc)) from exc
+        answers: list[contract.Published] = [STORED] * sum(map(len, runs))
+        for number, holder in zip(duplicates[::2], duplicates[1::2], strict=True):
+            answers[number] = contract.Duplicate(holder)
+        return answers
+
+    def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
+        """Grant what is ready; as long as something more falls due, move that on first."""
+        waiter = self._heard()
+        asked, limit = limit, max(0, min(limit, BATCH))
+        names = [name for name in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(name)]
+        start = self._turn % max(1, len(names))
+        self._turn += 1
+        for left in range(SWEEPS, -1, -1):
+            more, now, next_ms, granted, states = self._run(
+                "claim", limit, int(not left), waiter, *names[start:], *names[:start]
+            )
+            if granted or not more:
+                break
+        leases = _leases(now, granted, states)
+        if leases:
+            self._link.hurry(min([one.message.visibility_timeout_ms for one in leases]) / 6_000)
+        if more or len(leases) == limit < asked:
+            return contract.Claim(leases, 0)
+        return contract.Claim(leases, None if next_ms < 0 else next_ms / 1_000)
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
+        """End leases, a batch of them in one step; after an answer that is lost, none."""
+        answers: list[contract.Settled] = []
+        for start in range(0, len(settlements), BATCH):
+            batch = settlements[start : start + BATCH]
+            try:
+                ends = self._run("settle", *_ends(batch))
+            except NoAnswer:
+                return answers + [UNKNOWN] * (len(settlements) - start)
+            answers += [ANSWERS[how] for how in ends] or [APPLIED] * len(batch)
+        return answers
+
+    def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
+        """Renew leases, also those that ran out and were not granted again."""
+        answers: list[contract.Extended] = []
+        for start in range(0, len(leases), BATCH):
+            arguments: list[Any] = []
+            for lease in leases[start : start + BATCH]:
+                message = lease.message
+                arguments += (message.queue, message.visibility_timeout_ms, _held(lease))
+            try:
+                held = self._run("extend", *arguments)
+            except NoAnswer:
+                return answers + [UNKNOWN] * (len(leases) - start)
+            answers += [contract.Held(ms / 1_000) if ms >= 0 else contract.Lost() for ms in held]
+        return answers
+
+    def bell(self) -> int:
+        """Return a descriptor that stays, whatever becomes of the connection behind it."""
+        if self._bell is None:
+            self._bell = Bell(self._link.another(), self._waiter)
+        return self._bell.fileno()
+
+    def results(self, ids: Sequence[bytes]) -> list[Result | None]:
+        """Say how messages ended, and be rung for the first of the others."""
+        waiter = self._heard()
+        given_up = self._awaited - set(ids)
+        answers: list[Result | None] = []
+        awaited: set[bytes] = set()
+        while len(answers) < len(ids) or given_up:
+            room = BATCH - len(awaited)
+            batch = ids[len(answers) : len(answers) + (room or BATCH)]
+            if waiter:
+                self._awaited |= set(batch)
+            whose = waiter if room else ""
+            ends = self._run("results", whose, len(given_up), *given_up, *batch)
+            found = [result_of(*pair) for pair in zip(batch, ends, strict=True)]
+            if room:
+                awaited |= {id for id, end in zip(batch, found, strict=True) if end is None}
+            answers += found
+            given_up = set()
+        self._awaited = awaited if waiter else set()
+        return answers
+
+    def inspector(self) -> RedisInspector:
+        """Return the slow door."""
+        return RedisInspector(self._link, self.capabilities)
+
+    def idle(self) -> None:
+        """Do nothing: the server drops results by itself, and nothing else is left over."""
+
+    def close(self) -> None:
+        """Close the connections; who rings this one finds nobody there, and rings the next."""
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+        self._link.close()
+
+    def _heard(self) -> str:
+        """Forget the rings so far; return who is to be rung from now on, '' without a bell."""
+        if self._bell is None:
+            return ""
+        self._bell.hear()
+        return self._waiter
+
+    def _run(self, verb: str, *arguments: Any) -> Any:
+        try:
+            return self._link.run(verb, *arguments)
+        except BrokerUnavailable:
+            if self._bell is not None:
+                self._bell.take_down()  # what ended the one connection may have ended the other
+            raise
+
+
+def _leases(now: int, granted: list[bytes], states: list[Any]) -> list[Lease]:
+    """Return leases of what was granted; `states` are of those that had been granted before."""
+    before = dict(zip(states[::2], states[1::2], strict=True))
+    leases = []
+    for number, stored in enumerate(granted):
+        message, past = message_of(stored), past_of(before.get(number))
+        expiry_ms = now + message.visibility_timeout_ms
+        counters = (past.fence + 1, past.failures, past.crashes, past.lost)
+        leases.append(Lease(message, *counters, expiry_ms, int.from_bytes(stored[:8])))
+    return leases
+
+
+def _held(lease: Lease) -> bytes:
+    """Return a lease as the server keeps it."""
+    return lease.message.id + int(lease.receipt).to_bytes(8) + lease.fence.to_bytes(4)
+
+
+def _ends(settlements: Iterable[Settlement]) -> Iterator[Any]:
+    """Put settlements for the script: runs of a kind and queue."""
+    for (kind, queue), run in itertools.groupby(settlements, _kind):
+        fields = [_fields(settlement) for settlement in run]
+        yield from (kind, queue, len(fields))
+        yield from itertools.chain.from_iterable(fields)
+
+
+def _kind(settlement: Settlement) -> tuple[str, str]:
+    outcome, queue = settlement.outcome, settlement.lease.message.queue
+    if type(outcome) is Ack:
+        return "keep" if outcome.keep_ms > 0 else "ack", queue
+    return "dead" if isinstance(outcome, DeadLetter) else "back", queue
+
+
+def _fields(settlement: Settlement) -> tuple[Any, ...]:
+    held, outcome = _held(settlement.lease), settlement.outcome
+    if isinstance(outcome, Ack):
+        if outcome.keep_ms <= 0:
+            return (held,)
+        value = b"" if outcome.result is None else b"=" + outcome.result
+        return held, min(outcome.keep_ms, MAX_DURATION_MS), value
+    error = "" if isinstance(outcome, Release) else json.dumps(astuple(outcome.error))
+    if isinstance(outcome, DeadLetter):
+        return held, outcome.reason, outcome.charge, error
+    delay = max(0, min(outcome.delay_ms, MAX_DURATION_MS))
+    return held, delay, outcome.charge if isinstance(outcome, Nack) else "nothing", error

@@ -1,0 +1,113 @@
+#!lua flags=allow-oom
+-- Move on what time moves, then grant what is ready, to each queue its share.
+--
+-- ARGV: the limit; whether to grant although more than fits a script has fallen due ('1'), which
+--   might come before; who is to be rung for what comes next, or ''; and the queues, in turn.
+-- Returns: 1 if something is left over that should be asked for at once, else 0; the moment of the
+--   clock; in how many milliseconds time changes something, or -1; the messages granted; and for
+--   each that came back before: its number among them, from 0, and its state as granted.
+
+local MOST_BYTES = 8388608 -- granted at once, but for the first 100
+local limit, although, waiter = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
+local left_over = 0
+local granted, states, bytes = {}, {}, 0
+
+-- Note that one is granted that came back: what is left of its fence of before, and a loss.
+local function count(id, packed)
+  local state = state_of(packed)
+  if state[OVERDUE] == 1 then
+    state[OVERDUE], state[LOST] = 0, state[LOST] + 1
+    keep_state(id, state)
+  end
+  states[#states + 1] = #granted
+  states[#states + 1] = cmsgpack.pack(state)
+  return state[FENCE] + 1
+end
+
+local function grant_some(queue, limit)
+  local popped = call('ZPOPMIN', READY .. queue, limit)
+  local ids = {}
+  for i = 1, #popped, 2 do
+    ids[#ids + 1] = popped[i]
+  end
+  local found = call('HMGET', MESSAGES, unpack(ids))
+  local before = call('HMGET', STATES, unpack(ids))
+  local held, first = {}, nil
+  for i, id in ipairs(ids) do
+    local message = found[i]
+    local fence = before[i] and count(id, before[i]) or 1
+    local expiry = now + struct.unpack('>I5', message, 15)
+    first = math.min(first or expiry, expiry)
+    granted[#granted + 1] = message
+    bytes = bytes + #message
+    held[#held + 1] = expiry
+    held[#held + 1] = id .. string.sub(message, 1, 8) .. struct.pack('>I4', fence)
+  end
+  call('ZADD', HELD .. queue, unpack(held))
+  plan(queue, first)
+end
+
+-- In steps, since messages may be large, and whoever waits for the server must not wait for long.
+local function grant(queue, limit)
+  for done = 0, limit - 1, 100 do
+    if bytes > MOST_BYTES then
+      left_over = 1
+      return
+    end
+    grant_some(queue, math.min(100, limit - done))
+  end
+end
+
+-- Return how many are granted of each queue: as many of each, to within one, as long as it has them.
+local function shares(ready)
+  local left, share = limit, {}
+  for i = 1, #ready do
+    share[i] = 0
+  end
+  while left > 0 do
+    local hungry = {}
+    for i = 1, #ready do
+      if share[i] < ready[i] then
+        hungry[#hungry + 1] = i
+      end
+    end
+    if #hungry == 0 then
+      break
+    end
+    local each = math.max(1, math.floor(left / #hungry))
+    for _, i in ipairs(hungry) do
+      local more = math.min(each, ready[i] - share[i], left)
+      share[i], left = share[i] + more, left - more
+    end
+  end
+  return share
+end
+
+local more_is_due = sweep()
+if more_is_due and not although then
+  return { 1, now, 0, granted, states }
+end
+local queues, ready = {}, {}
+for i = 4, #ARGV do
+  local queue = ARGV[i]
+  queues[#queues + 1] = queue
+  local paused = call('SISMEMBER', PAUSED, queue) == 1
+  ready[#ready + 1] = paused and 0 or call('ZCARD', READY .. queue)
+end
+local share = shares(ready)
+for i, queue in ipairs(queues) do
+  grant(queue, share[i])
+end
+for i, queue in ipairs(queues) do
+  if waiter ~= '' then
+    if #granted < limit then
+      call('ZADD', WAITING .. queue, 'NX', now, waiter)
+    else
+      call('ZREM', WAITING .. queue, waiter)
+    end
+  end
+  if ready[i] > share[i] then
+    ring(queue)
+  end
+end
+return { left_over, now, next_in(), granted, states }

@@ -1,0 +1,221 @@
+"""What lies in the namespace, for people and dashboards, and what people do about it.
+
+Must never: run a script that holds the server up for long; whatever may be much goes in steps.
+Called by: `RedisBroker`, which also reads messages and ends as this file does.
+"""
+
+import heapq
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct, msgpack
+
+from dibs.brokers import checks
+from dibs.brokers.contract import (
+    GONE,
+    REDRIVEN,
+    Answered,
+    Capabilities,
+    Duplicate,
+    Finding,
+    Inspector,
+    Page,
+)
+from dibs.brokers.redis.link import Link
+from dibs.brokers.redis.settings import findings, settings_of
+from dibs.message import Attempt, Charge, Error, JobView, Message, QueueCounts, Result
+from dibs.states import State
+
+TOGETHER = 100  # queues counted, or jobs shown, by one script
+STEP = 1_000  # members read at once
+PER_PRIORITY = 2**49  # a place is a priority and, below this, a number
+
+
+class Past(Struct, frozen=True, array_like=True):
+    """What a message has been through: the fields of a state in `common.lua`."""
+
+    fence: int = 0
+    failures: int = 0
+    crashes: int = 0
+    lost: int = 0
+    since_ms: int = 0
+    overdue: int = 0
+    reason: str | None = None
+    error: str = ""
+
+
+UNTOUCHED = Past()
+_message = msgpack.Decoder(Message).decode
+_past = msgpack.Decoder(Past).decode
+_attempts = msgpack.Decoder(list[tuple[int, int, Charge, str]]).decode
+
+
+class RedisInspector(Inspector):
+    """Each look at some jobs is one script, and so is each move."""
+
+    def __init__(self, link: Link, capabilities: Capabilities) -> None:
+        self._link = link
+        self._capabilities = capabilities
+
+    def queues(self) -> list[QueueCounts]:
+        """Count every queue, by name."""
+        self._sweep()
+        names = self._names()
+        counts: list[QueueCounts] = []
+        for at in range(0, len(names), TOGETHER):
+            some = names[at : at + TOGETHER]
+            for name, found in zip(some, self._link.run("count", *some), strict=True):
+                *numbers, age, paused = found
+                oldest = None if age < 0 else age / 1_000
+                counts.append(QueueCounts(name, *numbers, oldest, bool(paused)))
+        return counts
+
+    def findings(self) -> list[Finding]:
+        """Return what the server is set to."""
+        return findings(settings_of(self._link))
+
+    def jobs(
+        self, queue: str | None, state: State, limit: int = 100, after: str | None = None
+    ) -> Page:
+        """List the jobs of one state, queue after queue; the dead of all queues are one list."""
+        self._sweep()
+        limit = max(0, limit)
+        start, *place = ("", "-inf", "") if after is None else json.loads(after)
+        names = [queue] if queue is not None else [""] if state is State.DEAD else self._names()
+        found: list[tuple[str, str, bytes]] = []
+        for name in names:
+            if name >= start and len(found) <= limit:
+                since = place if name == start else ("-inf", "")
+                members = self._members(name, state, since, limit + 1 - len(found))
+                found += [(name, *one) for one in members]
+        shown = found[:limit]
+        views = self._views([member[-16:] for _, _, member in shown])
+        following = None
+        if 0 < len(shown) < len(found):
+            name, score, member = shown[-1]
+            following = json.dumps((name, score, member.hex()))
+        return Page([view for view in views if view and view.state is state], following)
+
+    def job(self, id: bytes) -> JobView | None:
+        """Look one job up."""
+        self._sweep()
+        return self._views([id])[0]
+
+    def redrive(self, ids: Sequence[bytes]) -> list[Answered]:
+        """Send dead letters back, all in one step, and ring for them."""
+        checks.how_many(len(ids), self._capabilities)
+        answers = zip(ids, self._link.run("redrive", *ids), strict=True)
+        return [
+            REDRIVEN if not answer else GONE if answer == id else Duplicate(answer)
+            for id, answer in answers
+        ]
+
+    def discard(self, ids: Sequence[bytes]) -> int:
+        """Remove dead letters, all in one step."""
+        checks.how_many(len(ids), self._capabilities)
+        return int(self._link.run("discard", *ids))
+
+    def purge(self, queue: str) -> int:
+        """Remove what waits, a step at a time, up to what was published last before the first."""
+        self._sweep()
+        last: int | str = ""
+        total, newer, more = 0, 0, True
+        while more:
+            removed, last, newer, more = self._link.run("purge", queue, last, newer)
+            total += removed
+        return total
+
+    def pause(self, queue: str) -> None:
+        """Note it on the server, where the next claim of any worker finds it."""
+        checks.queue_names([queue])
+        self._link.run("pause", queue, 1)
+
+    def resume(self, queue: str) -> None:
+        """Take the note away, and wake a worker for what has waited."""
+        self._link.run("pause", queue, 0)
+
+    def _sweep(self) -> None:
+        """Let time do what it does at claims, so that a look finds what a claim would."""
+        while self._link.run("sweep"):
+            pass
+
+    def _names(self) -> list[str]:
+        names = self._link.call("SMEMBERS", f"{self._link.namespace}queues")
+        return sorted(name.decode() for name in names)
+
+    def _members(
+        self, queue: str, state: State, after: Sequence[str], limit: int
+    ) -> list[tuple[str, bytes]]:
+        """Return scores and members, in order, from after a score and member on."""
+        if state is State.IN_FLIGHT:
+            return self._in_flight(queue, after[0], limit)
+        key = f"{state.value}:{queue}" if queue else state.value
+        flat = self._link.run("list", key, after[0], bytes.fromhex(after[1]), limit)
+        return [(score.decode(), member) for member, score in zip(flat[::2], flat[1::2])]
+
+    def _in_flight(self, queue: str, after: str, limit: int) -> list[tuple[str, bytes]]:
+        """Sort the leases here: the server has them by expiry, and others wait for it."""
+        leases: list[bytes] = []
+        key = f"{self._link.namespace}held:{queue}"
+        while part := self._link.call("ZRANGE", key, len(leases), len(leases) + STEP - 1):
+            leases += part
+        numbered = ((int.from_bytes(lease[16:24]) % PER_PRIORITY, lease[:16]) for lease in leases)
+        later = (one for one in numbered if one[0] > float(after))
+        return [(str(number), id) for number, id in heapq.nsmallest(limit, later)]
+
+    def _views(self, ids: Sequence[bytes]) -> list[JobView | None]:
+        parts = [ids[at : at + TOGETHER] for at in range(0, len(ids), TOGETHER)]
+        return [_view(found) for part in parts for found in self._link.run("look", *part)]
+
+
+def message_of(stored: bytes) -> Message:
+    """Read a message as it is stored: after its head, which ends with its queue."""
+    return _message(stored[20 + stored[19] :])
+
+
+def past_of(packed: bytes | None) -> Past:
+    """Read what a message has been through."""
+    return UNTOUCHED if packed is None else _past(packed)
+
+
+def result_of(id: bytes, end: list[bytes | None] | None) -> Result | None:
+    """Read how a message ended: not yet; in something not kept; in a result; as a dead letter."""
+    if end is None:
+        return None
+    if not end:
+        return Result(id, None, kept=False)
+    if len(end) == 1:
+        return Result(id, end[0][1:] if end[0] else None)
+    past = past_of(end[0])
+    return Result(id, None, past.reason, _error(past.error), _noted(end[1]))
+
+
+def _view(found: Any) -> JobView | None:
+    if found is None:
+        return None
+    stored, packed, attempts, state, ends_in, now = found
+    past = past_of(packed)
+    since = past.since_ms or int.from_bytes(stored[8:14])
+    return JobView(
+        message_of(stored),
+        State(state.decode()),
+        past.fence + (state == b"in flight"),
+        past.failures,
+        past.crashes,
+        past.lost,
+        since_ms=since if ends_in < 0 else None,
+        until_ms=now + ends_in if ends_in >= 0 else None,
+        reason=past.reason,
+        error=_error(past.error) if past.reason else None,
+        attempts=_noted(attempts),
+    )
+
+
+def _error(text: str) -> Error:
+    return Error(*json.loads(text))
+
+
+def _noted(packed: bytes | None) -> tuple[Attempt, ...]:
+    kept = _attempts(packed) if packed else ()
+    return tuple(Attempt(fence, at, charge, _error(error)) for fence, at, charge, error in kept)

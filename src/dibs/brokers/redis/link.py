@@ -1,0 +1,184 @@
+"""One connection to a Redis server: opened when it is needed, and every call on it bounded.
+
+Owns: the socket, the scripts that are run through it, and what the server's errors mean to a caller.
+Must never: use a connection again on which an answer is missing, or put a password into a text.
+Called by: `RedisBroker`, its inspector and its bell, each call by one thread.
+
+redis-py opens the connection: it knows addresses, TLS, credentials and sentinels. What is said on it
+then goes past redis-py, because a deadline for a whole answer is more than a time-out for each read.
+"""
+
+import hashlib
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hiredis
+from msgspec import Struct
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from dibs.brokers.contract import CALL_LIMIT_SECONDS
+from dibs.clock import Clock
+from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerUnavailable
+
+FOLDER = Path(__file__).parent
+NOW = (FOLDER / "now.lua").read_text()
+"""The reading of the server's clock that is put before every script."""
+
+READ_BYTES = 1 << 18
+_FULL, _BUSY = "OOM", "BUSY"
+_AWAY = {"LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY"}
+
+
+class NoAnswer(BrokerUnavailable):
+    """The request left and its answer did not come: it may or may not have taken effect."""
+
+
+class Address(Struct, frozen=True):
+    """Where a server is: how a connection is made, and how that is shown, without secrets."""
+
+    shown: str
+    kind: type[AbstractConnection]
+    settings: Mapping[str, Any]
+
+
+class Script(Struct, frozen=True):
+    """A script as the server knows it."""
+
+    text: str
+    sha: str
+
+
+def scripts(now: str = NOW) -> dict[str, Script]:
+    """Return every verb's script, by its name; `now` is the text that reads the clock."""
+    common = (FOLDER / "common.lua").read_text()
+    found: dict[str, Script] = {}
+    for path in sorted(FOLDER.glob("*.lua")):
+        flags, _, body = path.read_text().partition("\n")
+        if flags.startswith("#!"):
+            text = f"{flags}\n{now}{common}{body}"
+            found[path.stem] = Script(text, hashlib.sha1(text.encode()).hexdigest())
+    return found
+
+
+class Link:
+    """The connection. `namespace` is what every key begins with."""
+
+    def __init__(
+        self, address: Address, namespace: str, clock: Clock, known: Mapping[str, Script]
+    ) -> None:
+        self.address = address
+        self.namespace = namespace
+        self._clock = clock
+        self._scripts = known
+        self._limit = CALL_LIMIT_SECONDS
+        self._connection: AbstractConnection | None = None
+        self._reader = hiredis.Reader()
+        self._buffer = bytearray(READ_BYTES)
+
+    def another(self) -> "Link":
+        """Return a second one to the same server."""
+        return Link(self.address, self.namespace, self._clock, self._scripts)
+
+    def hurry(self, seconds: float) -> None:
+        """Let no call last longer than this, from now on."""
+        self._limit = min(self._limit, seconds)
+
+    def run(self, verb: str, *arguments: Any) -> Any:
+        """Run a script.
+
+        Raises:
+            NoAnswer: it may or may not have run.
+            BrokerError: it did not.
+        """
+        script = self._scripts[verb]
+        asked = (b"EVALSHA", script.sha, 1, self.namespace, *arguments)
+        answer = self._answer(asked)
+        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
+            self.call("SCRIPT", "LOAD", script.text)  # a new server, or somebody flushed them
+            answer = self._answer(asked)
+        return self._read(answer)
+
+    def call(self, *command: Any) -> Any:
+        """Run a command; raises as `run` does."""
+        return self._read(self._answer(command))
+
+    def socket(self) -> socket.socket:
+        """Return the socket, opened if it was not."""
+        if self._connection is None:
+            self._open()
+        assert self._connection is not None
+        return self._connection._sock  # the one thing that redis-py does not hand out
+
+    def close(self) -> None:
+        """Give the connection up; the next call opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+    def _open(self) -> None:
+        settings = {
+            **self.address.settings,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),  # whoever calls has the patience
+            "retry_on_error": [],
+            "retry_on_timeout": False,
+            "health_check_interval": 0,
+            # Each of several steps: name, connection, TLS, the server's first answers.
+            "socket_connect_timeout": self._limit / 2,
+            "socket_timeout": self._limit / 2,
+        }
+        connection = self.address.kind(**settings)
+        try:
+            connection.connect()
+        except (RedisError, OSError) as exc:
+            connection.disconnect()
+            raise BrokerUnavailable(f"{self.address.shown}: {exc}") from exc
+        self._reader = hiredis.Reader()
+        self._connection = connection
+
+    def _answer(self, command: tuple[Any, ...]) -> Any:
+        deadline = self._clock.monotonic() + self._limit
+        stream = self.socket()
+        try:
+            stream.settimeout(self._left(deadline))
+            stream.sendall(hiredis.pack_command(command))
+            while (answer := self._reader.gets()) is False:
+                stream.settimeout(self._left(deadline))
+                count = stream.recv_into(self._buffer)
+                if not count:
+                    raise ConnectionResetError("the server closed the connection")
+                self._reader.feed(self._buffer, 0, count)
+        except (OSError, hiredis.ProtocolError) as exc:
+            self.close()
+            raise NoAnswer(f"{self.address.shown}: no answer: {exc}") from exc
+        except BaseException:
+            self.close()  # a signal's exception: what comes next would read this answer
+            raise
+        return answer
+
+    def _left(self, deadline: float) -> float:
+        left = deadline - self._clock.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"not within {self._limit:g} s")
+        return left
+
+    def _read(self, answer: Any) -> Any:
+        if not isinstance(answer, hiredis.ReplyError):
+            return answer
+        text = f"{self.address.shown}: {answer}"
+        kind = str(answer).partition(" ")[0]
+        if kind == _FULL:
+            raise BrokerFull(text)
+        if kind == _BUSY:
+            raise BrokerBusy(text)
+        if kind in _AWAY:
+            self.close()  # the address may lead to another server by now
+            raise BrokerUnavailable(text)
+        if kind in ("NOAUTH", "NOPERM", "WRONGPASS"):
+            raise BrokerUnavailable(text)
+        raise BrokerError(text)

@@ -1,0 +1,96 @@
+"""What a Redis server is set to, and what that means for the contract.
+
+Owns: how the settings are asked for, the level of durability that they give, and what is refused.
+Must never: change a setting. Called by: `RedisBroker` and its inspector.
+"""
+
+from msgspec import Struct
+
+from dibs.brokers.contract import Durability, Finding
+from dibs.brokers.redis.link import Link
+from dibs.errors import BrokerError
+
+OLDEST = (7, 0)
+LEVELS: dict[str, tuple[Durability, str]] = {
+    "always": ("D2", "append-only file, appendfsync=always"),
+    "everysec": ("D1", "append-only file, appendfsync=everysec: a power loss may cost 2 s"),
+    "no": ("D1", "append-only file, appendfsync=no: a power loss may cost half a minute"),
+    "unknown": ("D1", "append-only file; how often it is synced, the server does not say"),
+    "off": ("D0", "no append-only file: a restart may lose all since the last snapshot"),
+}
+SYNC = "CONFIG SET appendfsync always, and in its file: that is D2"
+
+
+class Settings(Struct, frozen=True):
+    """The settings that matter. `fsync` is a key of `LEVELS`; "" is what the server did not say."""
+
+    version: str
+    fsync: str
+    eviction: str
+    role: str
+    cluster: bool
+
+
+def settings_of(link: Link) -> Settings:
+    """Ask the server.
+
+    Raises:
+        BrokerError: it cannot be asked.
+    """
+    lines = link.call("INFO").decode(errors="replace").splitlines()
+    info = dict(line.split(":", 1) for line in lines if ":" in line)
+    fsync = "off"
+    if info.get("aof_enabled") != "0":
+        fsync = _configured(link, "appendfsync")
+    return Settings(
+        version=info.get("redis_version", ""),
+        fsync=fsync if fsync in LEVELS else "unknown",
+        eviction=info.get("maxmemory_policy", ""),
+        role=info.get("role", ""),
+        cluster=info.get("cluster_enabled") == "1",
+    )
+
+
+def _configured(link: Link, name: str) -> str:
+    """Return a setting; "unknown" where users must not ask, as on many a rented server."""
+    try:
+        answer = link.call("CONFIG", "GET", name)
+    except BrokerError as exc:
+        if "NOPERM" in str(exc) or "unknown command" in str(exc):
+            return "unknown"
+        raise
+    return str(answer[1], "utf-8") if len(answer) == 2 else "unknown"
+
+
+def findings(found: Settings) -> list[Finding]:
+    """Say what is good, worth knowing, or to be refused."""
+    version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
+    level, note = LEVELS[found.fsync]
+    return [
+        _judged("version", found.version, version >= OLDEST, "dibs needs Redis 7.0 or later"),
+        _judged(
+            "cluster mode",
+            "on" if found.cluster else "off",
+            not found.cluster,
+            "a queue's keys must lie on one server; use one without cluster mode",
+        ),
+        _judged(
+            "role",
+            found.role,
+            found.role in ("master", ""),
+            "jobs can only be stored on the primary; use its address",
+        ),
+        _judged(
+            "maxmemory-policy",
+            found.eviction,
+            found.eviction in ("noeviction", ""),
+            "jobs would be evicted when memory is full: CONFIG SET maxmemory-policy noeviction",
+        ),
+        Finding("durability", f"{level}: {note}", "good" if level == "D2" else "note", SYNC),
+    ]
+
+
+def _judged(what: str, found: str, good: bool, advice: str) -> Finding:
+    if not found:
+        return Finding(what, "unknown", "note", "the server does not say; see its INFO")
+    return Finding(what, found, "good" if good else "bad", "" if good else advice)
