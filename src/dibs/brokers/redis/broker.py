@@ -8,39 +8,54 @@ is in them, is said in `common.lua`.
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec import msgpack
 from msgspec.structs import astuple, replace
 
+from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.contract import APPLIED, GONE, MAX_DURATION_MS, STALE, STORED, UNKNOWN
-from dibs.brokers.redis.bell import Bell
 from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
-from dibs.brokers.redis.link import Link, NoAnswer
-from dibs.brokers.redis.settings import durability, findings, settings_of
-from dibs.errors import BrokerRefused, BrokerUnavailable, PublishUnknown
-from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Result, Settlement
+from dibs.brokers.redis.settings import LEVELS, findings, settings_of
+from dibs.clock import Clock
+from dibs.errors import BrokerRefused, BrokerUnavailable, OptionError, PublishUnknown
+from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
+from dibs.resp.address import Address
+from dibs.resp.bell import Bell
+from dibs.resp.link import Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
 SWEEPS = 20  # scripts that only move what fell due, before one grants what there is
 ANSWERS = (APPLIED, contract.Applied(late=True), STALE, GONE)
+PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+FOLDER = Path(__file__).parent
+COMMON = (FOLDER / "common.lua").read_text()
+NOW = (FOLDER / "now.lua").read_text()
 _encode = msgpack.Encoder().encode
 
 
 class RedisBroker(contract.Broker):
     """Queues in one namespace of a Redis server."""
 
-    capabilities = contract.Capabilities(*durability("everysec"), BATCH, 1 << 20)
+    capabilities = contract.Capabilities(*LEVELS["everysec"], BATCH, 1 << 20)
 
-    def __init__(self, link: Link, worker_id: bytes) -> None:
+    def __init__(
+        self, address: Address, prefix: str, *, clock: Clock, worker_id: bytes, now: str = NOW
+    ) -> None:
+        if not PREFIX.fullmatch(prefix):
+            raise OptionError(f"prefix {prefix!r} is not 1 to 100 of A-Z a-z 0-9 _ . -")
+        scripts = scripts_in(FOLDER, now, COMMON)
+        link = Link(address, f"{prefix}:", clock, scripts, contract.CALL_LIMIT_SECONDS)
         self._link = link
         self._waiter = worker_id.hex() or "0"
         self._bell: Bell | None = None
         self._awaited: set[bytes] = set()
         self._turn = 0
-        level, note = durability(settings_of(link).fsync)
+        level, note = LEVELS[settings_of(link).fsync]
         self.capabilities = replace(self.capabilities, durability=level, durability_note=note)
         self.created = not link.call("EXISTS", f"{link.namespace}queues")
         self.url = link.address.shown
@@ -56,18 +71,18 @@ class RedisBroker(contract.Broker):
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Store messages, all that are no duplicates, in one step."""
         checks.how_many(len(messages), self.capabilities)
-        runs = checks.alike(messages)
+        runs = runs_of(messages)
         refused = checks.refusals(runs, self.capabilities)
         if refused.count(None) == len(messages):
             return self._stored(runs) if runs else []
         fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
-        stored = iter(self._stored(checks.alike(fit)) if fit else ())
+        stored = iter(self._stored(runs_of(fit)) if fit else ())
         return [next(stored) if why is None else contract.Refused(why) for why in refused]
 
-    def _stored(self, runs: list[list[Message]]) -> list[contract.Published]:
+    def _stored(self, runs: list[Alike]) -> list[contract.Published]:
         arguments: list[Any] = []
         for run in runs:
-            first, key = run[0], run[0].unique_key or ""
+            first, key = run.pattern, run.pattern.unique_key or ""
             arguments += (first.queue, first.priority, first.due_ms, first.visibility_timeout_ms)
             arguments += (key, len(run))
             for message in run:

@@ -22,9 +22,9 @@ from dibs.brokers.contract import (
     Inspector,
     Page,
 )
-from dibs.brokers.redis.link import Link
 from dibs.brokers.redis.settings import findings, settings_of
 from dibs.message import Attempt, Charge, Error, JobView, Message, QueueCounts, Result
+from dibs.resp.link import Link
 from dibs.states import State
 
 TOGETHER = 100  # queues counted, or jobs shown, by one script

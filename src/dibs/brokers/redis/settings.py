@@ -7,7 +7,7 @@ Must never: change a setting. Called by: `RedisBroker` and its inspector.
 from msgspec import Struct
 
 from dibs.brokers.contract import Durability, Finding
-from dibs.brokers.redis.link import Link
+from dibs.resp.link import Link
 from dibs.errors import BrokerError
 
 OLDEST = (7, 0)

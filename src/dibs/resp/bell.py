@@ -12,7 +12,7 @@ import selectors
 import socket
 import ssl
 
-from dibs.brokers.redis.link import Link
+from dibs.resp.link import Link
 
 
 class Bell:

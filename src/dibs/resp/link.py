@@ -1,16 +1,17 @@
-"""One connection to a Redis server: opened when it is needed, and every call on it bounded.
+"""One connection to the server: opened when it is needed, and every call on it bounded.
 
 Owns: the socket, the scripts that are run through it, and what the server's errors mean to a caller.
-Must never: use a connection again on which an answer is missing, or put a password into a text.
-Called by: `RedisBroker`, its inspector and its bell, each call by one thread.
+Must never: use a connection again on which an answer is missing.
+Called by: the Redis broker, its inspector and its bell, by one thread at a time.
 
 redis-py opens the connection: it knows addresses, TLS, credentials and sentinels. What is said on it
-then goes past redis-py, because a deadline for a whole answer is more than a time-out for each read.
+then goes past redis-py, since a deadline for a whole answer is more than a time-out for each read.
 """
 
 import hashlib
 import socket
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,68 +22,69 @@ from redis.connection import AbstractConnection
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from dibs.brokers.contract import CALL_LIMIT_SECONDS
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerUnavailable
-
-FOLDER = Path(__file__).parent
-NOW = (FOLDER / "now.lua").read_text()
-"""The reading of the server's clock that is put before every script."""
+from dibs.resp.address import Address
 
 READ_BYTES = 1 << 18
-_FULL, _BUSY = "OOM", "BUSY"
-_AWAY = {"LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY"}
+KINDS: dict[str, type[BrokerError]] = {
+    "OOM": BrokerFull,
+    "BUSY": BrokerBusy,
+    **dict.fromkeys(("LOADING", "MASTERDOWN", "READONLY", "MISCONF", "NOREPLICAS"), BrokerUnavailable),
+    **dict.fromkeys(("NOAUTH", "WRONGPASS", "NOPERM"), BrokerUnavailable),
+}
+"""What a kind of the server's errors is to a caller; none of them leaves anything half done."""
 
 
 class NoAnswer(BrokerUnavailable):
     """The request left and its answer did not come: it may or may not have taken effect."""
 
 
-class Address(Struct, frozen=True):
-    """Where a server is: how a connection is made, and how that is shown, without secrets."""
-
-    shown: str
-    kind: type[AbstractConnection]
-    settings: Mapping[str, Any]
-
-
 class Script(Struct, frozen=True):
-    """A script as the server knows it."""
+    """A script, and the name by which a server that has it knows it."""
 
     text: str
     sha: str
 
 
-def scripts(now: str = NOW) -> dict[str, Script]:
-    """Return every verb's script, by its name; `now` is the text that reads the clock."""
-    common = (FOLDER / "common.lua").read_text()
+@cache
+def scripts_in(folder: Path, *before: str) -> dict[str, Script]:
+    """Return the scripts of a folder, those with a line of flags, by their names.
+
+    The texts `before` are put before each: what they have in common.
+    """
     found: dict[str, Script] = {}
-    for path in sorted(FOLDER.glob("*.lua")):
+    for path in sorted(folder.glob("*.lua")):
         flags, _, body = path.read_text().partition("\n")
         if flags.startswith("#!"):
-            text = f"{flags}\n{now}{common}{body}"
+            text = "\n".join((flags, *before, body))
             found[path.stem] = Script(text, hashlib.sha1(text.encode()).hexdigest())
     return found
 
 
 class Link:
-    """The connection. `namespace` is what every key begins with."""
+    """The connection. `namespace` is what every key begins with, `limit` the seconds of a call."""
 
     def __init__(
-        self, address: Address, namespace: str, clock: Clock, known: Mapping[str, Script]
+        self,
+        address: Address,
+        namespace: str,
+        clock: Clock,
+        scripts: Mapping[str, Script],
+        limit: float,
     ) -> None:
         self.address = address
         self.namespace = namespace
         self._clock = clock
-        self._scripts = known
-        self._limit = CALL_LIMIT_SECONDS
+        self._scripts = scripts
+        self._limit = limit
         self._connection: AbstractConnection | None = None
         self._reader = hiredis.Reader()
         self._buffer = bytearray(READ_BYTES)
 
     def another(self) -> "Link":
         """Return a second one to the same server."""
-        return Link(self.address, self.namespace, self._clock, self._scripts)
+        return Link(self.address, self.namespace, self._clock, self._scripts, self._limit)
 
     def hurry(self, seconds: float) -> None:
         """Let no call last longer than this, from now on."""
@@ -101,18 +103,20 @@ class Link:
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
             self.call("SCRIPT", "LOAD", script.text)  # a new server, or somebody flushed them
             answer = self._answer(asked)
-        return self._read(answer)
+        return self._told(answer)
 
     def call(self, *command: Any) -> Any:
         """Run a command; raises as `run` does."""
-        return self._read(self._answer(command))
+        return self._told(self._answer(command))
 
     def socket(self) -> socket.socket:
-        """Return the socket, opened if it was not."""
+        """Return the socket, of a new connection if there was none."""
         if self._connection is None:
             self._open()
         assert self._connection is not None
-        return self._connection._sock  # the one thing that redis-py does not hand out
+        found = self._connection._sock  # what redis-py hands out no other way
+        assert isinstance(found, socket.socket)
+        return found
 
     def close(self) -> None:
         """Give the connection up; the next call opens another."""
@@ -128,7 +132,7 @@ class Link:
             "retry_on_error": [],
             "retry_on_timeout": False,
             "health_check_interval": 0,
-            # Each of several steps: name, connection, TLS, the server's first answers.
+            # Each of several steps: the connection, TLS, the server's first answers.
             "socket_connect_timeout": self._limit / 2,
             "socket_timeout": self._limit / 2,
         }
@@ -157,28 +161,20 @@ class Link:
             self.close()
             raise NoAnswer(f"{self.address.shown}: no answer: {exc}") from exc
         except BaseException:
-            self.close()  # a signal's exception: what comes next would read this answer
+            self.close()  # cut short by a signal: what comes next would read this answer
             raise
         return answer
 
     def _left(self, deadline: float) -> float:
         left = deadline - self._clock.monotonic()
         if left <= 0:
-            raise TimeoutError(f"not within {self._limit:g} s")
+            raise TimeoutError(f"it took longer than {self._limit:g} s")
         return left
 
-    def _read(self, answer: Any) -> Any:
+    def _told(self, answer: Any) -> Any:
         if not isinstance(answer, hiredis.ReplyError):
             return answer
-        text = f"{self.address.shown}: {answer}"
         kind = str(answer).partition(" ")[0]
-        if kind == _FULL:
-            raise BrokerFull(text)
-        if kind == _BUSY:
-            raise BrokerBusy(text)
-        if kind in _AWAY:
+        if kind in ("READONLY", "MASTERDOWN"):
             self.close()  # the address may lead to another server by now
-            raise BrokerUnavailable(text)
-        if kind in ("NOAUTH", "NOPERM", "WRONGPASS"):
-            raise BrokerUnavailable(text)
-        raise BrokerError(text)
+        raise KINDS.get(kind, BrokerError)(f"{self.address.shown}: {answer}")

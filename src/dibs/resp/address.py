@@ -1,0 +1,69 @@
+"""Where a server of the Redis protocol is, and how a connection to it is made.
+
+Owns: the forms of URLs and what they mean to redis-py.
+Must never: put a password into a text.
+Called by: the Redis broker's `open_url` and `open_redis`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+from redis import Redis
+from redis.connection import AbstractConnection, Connection, SSLConnection
+
+from dibs.errors import UrlError
+from dibs.spelling import did_you_mean
+
+FORM = "[user:password@]host[:port][/number of the database][?prefix=dibs]"
+PORT = 6379
+
+
+class Address(Struct, frozen=True):
+    """How a connection is made, and how that is shown to people: without secrets."""
+
+    shown: str
+    kind: type[AbstractConnection]
+    settings: Mapping[str, Any]
+
+
+def address_of(url: str, options: Mapping[str, str]) -> tuple[Address, dict[str, str]]:
+    """Read a URL; return also its options, those of `options` where it has none.
+
+    With `rediss` and `valkeys` the connection is TLS, and the server must show a certificate of its
+    host's name that the machine trusts.
+
+    Raises:
+        UrlError: it cannot be read; the text says what is wrong.
+    """
+    scheme, _, rest = url.partition("://")
+    secure = scheme in ("rediss", "valkeys")
+    try:
+        parts = urlsplit(url)
+        place = (parts.hostname or "localhost", parts.port or PORT, int(parts.path[1:] or 0))
+    except ValueError:
+        shown = f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else url
+        raise UrlError(f"{shown.partition('?')[0]}: write {scheme}://{FORM}") from None
+    host, port, number = place
+    shown = f"{scheme}://{host}:{port}/{number}"
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in given.keys() - options.keys():
+        raise UrlError(f"{shown}: there is no option `{name}`{did_you_mean(name, options)}")
+    settings: dict[str, Any] = {"host": host, "port": port, "db": number}
+    settings |= {
+        name: unquote(value)
+        for name, value in (("username", parts.username), ("password", parts.password))
+        if value
+    }
+    if secure:
+        settings |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+    return Address(shown, SSLConnection if secure else Connection, settings), {**options, **given}
+
+
+def address_in(client: Redis) -> Address:
+    """Return where a ready-made client's pool connects to, and as it does."""
+    pool = client.connection_pool
+    settings: dict[str, Any] = pool.connection_kwargs
+    place = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', PORT)}"
+    return Address(f"redis://{place}/{settings.get('db', 0)}", pool.connection_class, settings)
