@@ -30,7 +30,9 @@ class Server(Struct, frozen=True):
 
 LOCAL = ("memory", "sqlite")
 SERVERS: dict[str, Server] = {
-    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), Server("dibs.brokers.redis", "redis")),
+    **dict.fromkeys(
+        ("redis", "rediss", "valkey", "valkeys"), Server("dibs.brokers.redis", "redis")
+    ),
 }
 """By scheme."""
 LATER = ("amqp", "amqps", "postgres", "postgresql", "sqs")

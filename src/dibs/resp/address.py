@@ -5,13 +5,13 @@ Must never: put a password into a text.
 Called by: the Redis broker's `open_url` and `open_redis`.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec import Struct
 from redis import Redis
-from redis.connection import AbstractConnection, Connection, SSLConnection
+from redis.connection import Connection, SSLConnection
 
 from dibs.errors import UrlError
 from dibs.spelling import did_you_mean
@@ -20,11 +20,21 @@ FORM = "[user:password@]host[:port][/number of the database][?prefix=dibs]"
 PORT = 6379
 
 
+class Connecting(Protocol):
+    """What is used of a connection of redis-py, whichever kind it is."""
+
+    def connect(self) -> None:
+        """Connect, and say who one is."""
+
+    def disconnect(self) -> None:
+        """Close the socket."""
+
+
 class Address(Struct, frozen=True):
     """How a connection is made, and how that is shown to people: without secrets."""
 
     shown: str
-    kind: type[AbstractConnection]
+    kind: Callable[..., Connecting]
     settings: Mapping[str, Any]
 
 
@@ -65,5 +75,7 @@ def address_in(client: Redis) -> Address:
     """Return where a ready-made client's pool connects to, and as it does."""
     pool = client.connection_pool
     settings: dict[str, Any] = pool.connection_kwargs
-    place = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', PORT)}"
+    place = (
+        settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', PORT)}"
+    )
     return Address(f"redis://{place}/{settings.get('db', 0)}", pool.connection_class, settings)

@@ -4,8 +4,8 @@ Owns: that connection, and the descriptor that stays the same while connections 
 Must never: read what a ring says: that there was one is all.
 Called by: `RedisBroker`, once somebody asked for its bell.
 
-A channel and not a blocking read: the server tells whoever rings how many heard it, so a waiter that
-is gone costs nobody a ring, and one that was rung need not ask again to be rung again.
+A channel and not a blocking read: the server tells whoever rings how many heard it, so a waiter
+that is gone costs nobody a ring, and there is nothing to ask for anew after each.
 """
 
 import selectors

@@ -1,39 +1,42 @@
 """One connection to the server: opened when it is needed, and every call on it bounded.
 
-Owns: the socket, the scripts that are run through it, and what the server's errors mean to a caller.
+Owns: the socket, the scripts that are run through it, and what the server's errors mean to callers.
 Must never: use a connection again on which an answer is missing.
 Called by: the Redis broker, its inspector and its bell, by one thread at a time.
 
-redis-py opens the connection: it knows addresses, TLS, credentials and sentinels. What is said on it
-then goes past redis-py, since a deadline for a whole answer is more than a time-out for each read.
+redis-py opens the connection: it knows addresses, TLS, credentials and sentinels. What is said on
+it then goes past redis-py, since a deadline for a whole answer is more than a time-out per read.
 """
 
 import hashlib
 import socket
 from collections.abc import Mapping
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import hiredis
 from msgspec import Struct
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerUnavailable
-from dibs.resp.address import Address
+from dibs.resp.address import Address, Connecting
 
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 16
 KINDS: dict[str, type[BrokerError]] = {
     "OOM": BrokerFull,
     "BUSY": BrokerBusy,
-    **dict.fromkeys(("LOADING", "MASTERDOWN", "READONLY", "MISCONF", "NOREPLICAS"), BrokerUnavailable),
+    **dict.fromkeys(("LOADING", "MASTERDOWN", "READONLY"), BrokerUnavailable),
+    **dict.fromkeys(("MISCONF", "NOREPLICAS"), BrokerUnavailable),
     **dict.fromkeys(("NOAUTH", "WRONGPASS", "NOPERM"), BrokerUnavailable),
 }
 """What a kind of the server's errors is to a caller; none of them leaves anything half done."""
+
+_socket_of = attrgetter("_sock")  # redis-py hands it out no other way
 
 
 class NoAnswer(BrokerUnavailable):
@@ -78,9 +81,8 @@ class Link:
         self._clock = clock
         self._scripts = scripts
         self._limit = limit
-        self._connection: AbstractConnection | None = None
+        self._connection: Connecting | None = None
         self._reader = hiredis.Reader()
-        self._buffer = bytearray(READ_BYTES)
 
     def another(self) -> "Link":
         """Return a second one to the same server."""
@@ -114,7 +116,7 @@ class Link:
         if self._connection is None:
             self._open()
         assert self._connection is not None
-        found = self._connection._sock  # what redis-py hands out no other way
+        found = _socket_of(self._connection)
         assert isinstance(found, socket.socket)
         return found
 
@@ -153,10 +155,10 @@ class Link:
             stream.sendall(hiredis.pack_command(command))
             while (answer := self._reader.gets()) is False:
                 stream.settimeout(self._left(deadline))
-                count = stream.recv_into(self._buffer)
-                if not count:
+                received = stream.recv(READ_BYTES)
+                if not received:
                     raise ConnectionResetError("the server closed the connection")
-                self._reader.feed(self._buffer, 0, count)
+                self._reader.feed(received)
         except (OSError, hiredis.ProtocolError) as exc:
             self.close()
             raise NoAnswer(f"{self.address.shown}: no answer: {exc}") from exc

@@ -2,8 +2,8 @@
 
 Owns: how messages, leases and outcomes are put for the scripts, and what their answers mean.
 Must never: decide here on what the server has: it may be other by the next call.
-Called by: whoever holds a `Broker`; made by `open_url` and `open_redis`. What keys there are, and what
-is in them, is said in `common.lua`.
+Called by: whoever holds a `Broker`; made by `open_url` and `open_redis`. What keys there are, and
+what is in them, is said in `common.lua`.
 """
 
 import itertools
@@ -97,24 +97,28 @@ class RedisBroker(contract.Broker):
         return answers
 
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
-        """Grant what is ready; as long as something more falls due, move that on first."""
+        """Grant what is ready, to each queue its share, and be rung for the rest."""
         waiter = self._heard()
         asked, limit = limit, max(0, min(limit, BATCH))
         names = [name for name in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(name)]
         start = self._turn % max(1, len(names))
         self._turn += 1
-        for left in range(SWEEPS, -1, -1):
-            more, now, next_ms, granted, states = self._run(
-                "claim", limit, int(not left), waiter, *names[start:], *names[:start]
-            )
-            if granted or not more:
-                break
+        turn = names[start:] + names[:start]
+        more, now, next_ms, granted, states = self._granted(limit, waiter, *turn)
         leases = _leases(now, granted, states)
         if leases:
             self._link.hurry(min([one.message.visibility_timeout_ms for one in leases]) / 6_000)
         if more or len(leases) == limit < asked:
             return contract.Claim(leases, 0)
         return contract.Claim(leases, None if next_ms < 0 else next_ms / 1_000)
+
+    def _granted(self, *asked: Any) -> Any:
+        """Run a claim, and others first while more falls due than fits: it may be more urgent."""
+        for _ in range(SWEEPS):
+            answer = self._run("claim", 0, *asked)
+            if answer[3] or not answer[0]:
+                return answer
+        return self._run("claim", 1, *asked)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases, a batch of them in one step; after an answer that is lost, none."""

@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- Move on what time moves, then grant what is ready, to each queue its share.
 --
--- ARGV: the limit; whether to grant although more than fits a script has fallen due ('1'), which
---   might come before; who is to be rung for what comes next, or ''; and the queues, in turn.
+-- ARGV: 1 to grant although more than fits a script has fallen due, which may come first; the limit;
+--   who is to be rung for what comes next, or ''; and the queues, in turn.
 -- Returns: 1 if something is left over that should be asked for at once, else 0; the moment of the
 --   clock; in how many milliseconds time changes something, or -1; the messages granted; and for
 --   each that came back before: its number among them, from 0, and its state as granted.
 
 local MOST_BYTES = 8388608 -- granted at once, but for the first 100
-local limit, although, waiter = tonumber(ARGV[1]), ARGV[2] == '1', ARGV[3]
+local although, limit, waiter = ARGV[1] == '1', tonumber(ARGV[2]), ARGV[3]
 local left_over = 0
 local granted, states, bytes = {}, {}, 0
 

@@ -4,7 +4,6 @@ Must never: run a script that holds the server up for long; whatever may be much
 Called by: `RedisBroker`, which also reads messages and ends as this file does.
 """
 
-import heapq
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +27,6 @@ from dibs.resp.link import Link
 from dibs.states import State
 
 TOGETHER = 100  # queues counted, or jobs shown, by one script
-STEP = 1_000  # members read at once
-PER_PRIORITY = 2**49  # a place is a priority and, below this, a number
 
 
 class Past(Struct, frozen=True, array_like=True):
@@ -66,9 +63,9 @@ class RedisInspector(Inspector):
         for at in range(0, len(names), TOGETHER):
             some = names[at : at + TOGETHER]
             for name, found in zip(some, self._link.run("count", *some), strict=True):
-                *numbers, age, paused = found
+                ready, scheduled, held, dead, age, paused = found
                 oldest = None if age < 0 else age / 1_000
-                counts.append(QueueCounts(name, *numbers, oldest, bool(paused)))
+                counts.append(QueueCounts(name, ready, scheduled, held, dead, oldest, bool(paused)))
         return counts
 
     def findings(self) -> list[Finding]:
@@ -81,21 +78,15 @@ class RedisInspector(Inspector):
         """List the jobs of one state, queue after queue; the dead of all queues are one list."""
         self._sweep()
         limit = max(0, limit)
-        start, *place = ("", "-inf", "") if after is None else json.loads(after)
-        names = [queue] if queue is not None else [""] if state is State.DEAD else self._names()
-        found: list[tuple[str, str, bytes]] = []
-        for name in names:
-            if name >= start and len(found) <= limit:
-                since = place if name == start else ("-inf", "")
-                members = self._members(name, state, since, limit + 1 - len(found))
-                found += [(name, *one) for one in members]
-        shown = found[:limit]
-        views = self._views([member[-16:] for _, _, member in shown])
+        place = [] if after is None else bytes.fromhex(after).split(b"|", 2)
+        found = self._link.run("list", state.value, queue or "", limit + 1, *place)
+        shown = [member[-16:] for member in found[2::3]][:limit]
         following = None
-        if 0 < len(shown) < len(found):
-            name, score, member = shown[-1]
-            following = json.dumps((name, score, member.hex()))
-        return Page([view for view in views if view and view.state is state], following)
+        if 0 < len(shown) < len(found) / 3:
+            following = b"|".join(found[3 * limit - 3 : 3 * limit]).hex()
+        # What has moved on since it was listed is not shown where it was.
+        views = [view for view in self._views(shown) if view and view.state is state]
+        return Page(views, following)
 
     def job(self, id: bytes) -> JobView | None:
         """Look one job up."""
@@ -143,26 +134,6 @@ class RedisInspector(Inspector):
     def _names(self) -> list[str]:
         names = self._link.call("SMEMBERS", f"{self._link.namespace}queues")
         return sorted(name.decode() for name in names)
-
-    def _members(
-        self, queue: str, state: State, after: Sequence[str], limit: int
-    ) -> list[tuple[str, bytes]]:
-        """Return scores and members, in order, from after a score and member on."""
-        if state is State.IN_FLIGHT:
-            return self._in_flight(queue, after[0], limit)
-        key = f"{state.value}:{queue}" if queue else state.value
-        flat = self._link.run("list", key, after[0], bytes.fromhex(after[1]), limit)
-        return [(score.decode(), member) for member, score in zip(flat[::2], flat[1::2])]
-
-    def _in_flight(self, queue: str, after: str, limit: int) -> list[tuple[str, bytes]]:
-        """Sort the leases here: the server has them by expiry, and others wait for it."""
-        leases: list[bytes] = []
-        key = f"{self._link.namespace}held:{queue}"
-        while part := self._link.call("ZRANGE", key, len(leases), len(leases) + STEP - 1):
-            leases += part
-        numbered = ((int.from_bytes(lease[16:24]) % PER_PRIORITY, lease[:16]) for lease in leases)
-        later = (one for one in numbered if one[0] > float(after))
-        return [(str(number), id) for number, id in heapq.nsmallest(limit, later)]
 
     def _views(self, ids: Sequence[bytes]) -> list[JobView | None]:
         parts = [ids[at : at + TOGETHER] for at in range(0, len(ids), TOGETHER)]

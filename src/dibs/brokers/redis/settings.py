@@ -7,8 +7,8 @@ Must never: change a setting. Called by: `RedisBroker` and its inspector.
 from msgspec import Struct
 
 from dibs.brokers.contract import Durability, Finding
-from dibs.resp.link import Link
 from dibs.errors import BrokerError
+from dibs.resp.link import Link
 
 OLDEST = (7, 0)
 LEVELS: dict[str, tuple[Durability, str]] = {
