@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dibs import App, Task
 from dibs.brokers.contract import Duplicate, Published, Stored, Unknown
@@ -268,6 +269,29 @@ def test_an_answer_that_stays_lost_is_an_error_that_says_so() -> None:
     assert isinstance(verdict, PublishUnknown)
     assert "it may or may not be there" in str(verdict)
     assert len(scripted.batches) == 3
+
+
+def small(name: str) -> Scripted:
+    scripted = Scripted(name)
+    scripted.capabilities = replace(scripted.capabilities, batch_limit=4)
+    return scripted
+
+
+def test_more_than_a_broker_takes_at_once_is_published_in_parts() -> None:
+    scripted = small("parts")
+    batch = [message(number) for number in range(10)]
+    assert door_to(scripted).publish_batch(batch) == [one.id for one in batch]
+    assert [len(part) for part in scripted.batches] == [4, 4, 2]
+
+
+def test_after_a_part_that_is_not_stored_no_other_is_sent() -> None:
+    scripted = small("part")
+    error = BrokerFull("no room")
+    scripted.script = [scripted.broker.publish, raising(error)]
+    batch = [message(number) for number in range(10)]
+    verdicts = door_to(scripted).publish_batch(batch)
+    assert verdicts == [one.id for one in batch[:4]] + [error] * 6
+    assert len(scripted.batches) == 2
 
 
 def test_a_duplicate_is_the_first_job() -> None:

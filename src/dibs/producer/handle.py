@@ -58,7 +58,7 @@ class Handle:
         self._declared: set[str] = set()
 
     def publish(self, messages: Sequence[Message]) -> list[Verdict]:
-        """Store messages; say of each what became of it.
+        """Store messages, as many at a time as the broker takes; say of each what became of it.
 
         A message whose answer was lost is published again, with the same id.
 
@@ -72,6 +72,17 @@ class Handle:
         if queues:
             broker.declare(sorted(queues))
             self._declared |= queues
+        limit = broker.capabilities.batch_limit
+        verdicts = self._stored(broker, messages[:limit])
+        for at in range(limit, len(messages), limit):
+            try:
+                verdicts += self._stored(broker, messages[at : at + limit])
+            except BrokerError as error:  # what came before it is stored
+                verdicts += [error] * (len(messages) - at)
+                break
+        return verdicts
+
+    def _stored(self, broker: Broker, messages: Sequence[Message]) -> list[Verdict]:
         answers = self._answers(broker, messages)
         ids = ids_of(messages)
         if answers.count(STORED) == len(messages):
