@@ -15,13 +15,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from dibs.brokers.sqlite import open_sqlite
+from dibs.brokers.url import open_broker
 from dibs.clock import SystemClock
 from dibs.events import BrokerTrouble, Event, JobFailed, Settled
 from dibs.message import Nack
@@ -30,13 +29,22 @@ from dibs.worker.service import Plan, Service, calm_collector
 
 
 class Order(Struct, frozen=True):
-    """What to run, and when to stop: when drained, after so many jobs, or when stdin ends."""
+    """What to run, and when to stop: when drained, after so many jobs, or when stdin ends.
+
+    `path` is a queue file; with a `url` the queues are there, and the path is where jobs note.
+    """
 
     path: str
     slots: int = 50
     processes: int | None = 1
     drain: bool = True
     stop_after: int = 0
+    url: str = ""
+
+    @property
+    def place(self) -> str:
+        """The URL of the queues."""
+        return self.url or f"sqlite:///{self.path}"
 
 
 class Seen(Struct):
@@ -113,7 +121,7 @@ def main() -> None:
     calm_collector()
     service.start()
     clock = SystemClock()
-    broker = open_sqlite(Path(order.path), clock=clock, worker_id=os.urandom(8))
+    broker = open_broker(order.place, clock=clock, worker_id=os.urandom(8))
     for verb in ("claim", "settle", "extend"):
         setattr(broker, verb, _timed(getattr(broker, verb), verb, watch.seen))
     hello = service.wait_for_app()

@@ -22,10 +22,10 @@ END_SECONDS = 30.0
 LONGEST_SECONDS = 240.0
 
 
-def environment(path: Path) -> dict[str, str]:
-    """Return the environment of a process whose app uses the queue file at `path`."""
-    log = path.with_suffix(".log")
-    return os.environ | {"DIBS_URL": url(path), "BENCH_LOG": str(log), "PYTHONPATH": str(ROOT)}
+def environment(path: Path, place: str = "") -> dict[str, str]:
+    """Return the environment of a process whose app uses the queue file at `path`, or a URL."""
+    log, used = path.with_suffix(".log"), place or url(path)
+    return os.environ | {"DIBS_URL": used, "BENCH_LOG": str(log), "PYTHONPATH": str(ROOT)}
 
 
 class Log:
@@ -112,7 +112,7 @@ def _start(order: Order) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "benchmarks.pump", msgspec.json.encode(order).decode()]
     return subprocess.Popen(
         command,
-        env=environment(Path(order.path)),
+        env=environment(Path(order.path), order.url),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

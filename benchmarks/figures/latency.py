@@ -59,8 +59,8 @@ def _real(task: str, count: int) -> list[float]:
         enqueue = app.task(name=task)(_stamp).enqueue
         log = Log(path)
         with working(Order(str(path), processes=None, drain=False)):
-            _send_each(log, count, enqueue)
-        return _latencies(log)
+            send_each(log, count, enqueue)
+        return latencies(log)
 
 
 def _stamp(sent: int) -> None:
@@ -85,14 +85,14 @@ def _bare(count: int) -> list[float]:
                 bare.store(values(sent, sent + 1))
                 os.write(ringer, b"!")
 
-            _send_each(log, count, send)
+            send_each(log, count, send)
             os.close(ringer)
             child.wait(END_SECONDS)
         bare.close()
-        return _latencies(log)
+        return latencies(log)
 
 
-def _send_each(log: Log, count: int, send: Callable[[int], object]) -> None:
+def send_each(log: Log, count: int, send: Callable[[int], object]) -> None:
     """Send jobs one at a time, each when the last one has long started; return milliseconds."""
     pause = partial(random.Random(1).uniform, 0.003, 0.008)
     for number in range(count):
@@ -101,7 +101,7 @@ def _send_each(log: Log, count: int, send: Callable[[int], object]) -> None:
         time.sleep(pause())
 
 
-def _latencies(log: Log) -> list[float]:
+def latencies(log: Log) -> list[float]:
     lines = log.close()
     warm = lines[len(lines) // 10 :]
     return [(started - sent) / 1e6 for sent, started in warm]

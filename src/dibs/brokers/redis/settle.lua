@@ -38,13 +38,13 @@ end
 
 -- End leases all at once: they are most of all that ends. Calls `kept` for each that was current.
 local function acknowledge(queue, leases, kept)
-  local ids, seen = {}, {}
+  local ids, ended = {}, {}
   for i, expiry in ipairs(call('ZMSCORE', HELD .. queue, unpack(leases))) do
     local lease = leases[i]
     local id = string.sub(lease, 1, 16)
-    local how = seen[lease] and GONE or in_time(expiry) or otherwise(queue, id, lease)
-    seen[lease] = true
+    local how = ended[lease] and GONE or in_time(expiry) or otherwise(queue, id, lease)
     if answer(how) then
+      ended[lease] = true
       ids[#ids + 1] = id
       over[#over + 1] = id
       kept(i, id)
