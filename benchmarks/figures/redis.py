@@ -1,8 +1,8 @@
 """Jobs through a private Redis server, `appendfsync=everysec`, beside bare loops on that server.
 
-The bare loop is redis-py with nothing around it: it publishes to a stream, claims as a consumer of a
-group, acknowledges and deletes, in the best of several batch sizes, each batch in one round trip. The
-server and its clients share the machine's cores.
+The bare loop is redis-py with nothing around it: it publishes to a stream, claims as a consumer of
+a group, acknowledges and deletes, in the best of several batch sizes, each batch in one round trip.
+The server and its clients share the machine's cores.
 """
 
 import socket
@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import ConnectionError as NotThere
@@ -115,8 +116,8 @@ def _bare_drain(count: int, batch: int) -> float:
                 for _ in range(min(batch, count - start)):
                     pipeline.xadd("bare", {b"m": MESSAGE})
                 pipeline.execute()
-            ((_, entries),) = client.xreadgroup("workers", "one", {"bare": ">"}, count=batch)
-            ids = [id for id, _ in entries]
+            found: Any = client.xreadgroup("workers", "one", {"bare": ">"}, count=batch)
+            ids = [id for id, _ in found[0][1]]
             with client.pipeline(transaction=False) as pipeline:
                 pipeline.xack("bare", "workers", *ids)
                 pipeline.xdel("bare", *ids)
