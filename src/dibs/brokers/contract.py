@@ -77,8 +77,13 @@ class Capabilities(Struct, frozen=True):
     `durability_note` says in words what the level rests on. `batch_limit` is the most messages of
     one `publish` or `claim`; `payload_limit` is in bytes of `Message.args`. `atomic_batches`: a
     `publish` stores all of its messages or none. `native_fence`: the broker itself refuses a stale
-    settlement (otherwise the pump never sends one). `dedupe_window_seconds`: how long after a
-    message is gone its id is still refused.
+    settlement (otherwise the pump never sends one, and a lease that ran out is over at once: G5
+    does not hold). `unique_ids`: one id is one message (G2); where it is not, whoever publishes an
+    id twice has two messages. `ordered`: a queue is served in publish order (G8). `takes_ahead`:
+    messages reach whoever waits on a bell before it claims them, so that a ring is theirs and no
+    longer anybody's. `tells_next`: a claim knows when something falls due. `purges_scheduled`: a
+    purge reaches what is scheduled. `dedupe_window_seconds`: how long after a message is gone its
+    id is still refused.
     """
 
     durability: Durability
@@ -90,6 +95,11 @@ class Capabilities(Struct, frozen=True):
     atomic_batches: bool = True
     atomic_retry: bool = True
     native_fence: bool = True
+    unique_ids: bool = True
+    ordered: bool = True
+    takes_ahead: bool = False
+    tells_next: bool = True
+    purges_scheduled: bool = True
     exact_counts: bool = True
     priorities: bool = True
     unique_keys: bool = True

@@ -24,11 +24,13 @@ class Harness:
     A broker whose clock is a server's own overrides `let_pass` to really wait, and sets `tick_ms`
     to the finest step that its clock can be held to; `clock` must then be moved along, because the
     state machine's reference broker runs on it. `wall_steps` False says that nobody can set that
-    clock, so nothing is asked of such a step.
+    clock, so nothing is asked of such a step. `great_many` is how many messages are enough to be
+    moved in several cuts, for the cases that look for what a cut may break.
     """
 
     tick_ms = 1
     wall_steps = True
+    great_many = 2_100
 
     def __init__(self, make_broker: MakeBroker, clock: ManualClock | None = None) -> None:
         self.make_broker = make_broker

@@ -11,7 +11,11 @@ Called by: tests, through a class that says how to open a broker:
 
 Leases stay in their bundle after they end, so that stale ones are used again on purpose. A claim of
 several queues leaves the shares to the broker, within fairness; the reference then claims the same
-number from each queue, and must be granted the same messages.
+number from each queue, and must be granted the same messages: where the broker promises no order,
+those that it granted, which must be some that could be.
+
+Where a lease is over with its time, none that ran out and is nobody's is settled or extended: there
+the two differ by right, and what `Gone` or `Stale` is told of an old one may depend on the time.
 """
 
 import tempfile
@@ -24,7 +28,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dibs.brokers.contract import Broker, Held
+from dibs.brokers.contract import Broker, Claim, Gone, Held, Settled, Stale
 from dibs.brokers.memory import MemoryBroker, MemoryStore
 from dibs.message import (
     Ack,
@@ -105,7 +109,8 @@ class BrokerMachine(RuleBasedStateMachine):
         self._folder = tempfile.TemporaryDirectory(prefix="dibs-machine-")
         self._harness = self.make_harness(Path(self._folder.name))
         self._theirs = [self._harness.open() for _ in range(CLIENTS)]
-        self._reference = MemoryBroker(MemoryStore("reference"), self._harness.clock, b"", True)
+        self._store = MemoryStore("reference")
+        self._reference = MemoryBroker(self._store, self._harness.clock, b"", True)
         self._known: set[bytes] = set()
         for broker in (self._theirs[0], self._reference):
             broker.declare(QUEUES)
@@ -130,7 +135,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(by=Client, old=st.lists(messages, min_size=1, max_size=3), draft=drafts)
     def publish_again(self, by: int, old: list[Message], draft: Draft) -> None:
         """Publish ids that were published before, once with other contents."""
-        if self._theirs[by].capabilities.dedupe_window_seconds == 0:
+        capabilities = self._theirs[by].capabilities
+        if capabilities.dedupe_window_seconds == 0 and capabilities.unique_ids:
             self._publish(by, [*old, self._message(old[0].id, draft)])
 
     @rule(
@@ -152,14 +158,16 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(by=Client, ends=st.lists(st.tuples(leases, outcomes), min_size=1, max_size=5))
     def settle(self, by: int, ends: list[tuple[Granted, Outcome]]) -> None:
         """Settle leases, current and stale, some of them twice."""
+        ends = [(granted, outcome) for granted, outcome in ends if self._is_clear(granted)]
         theirs = [Settlement(granted.theirs, outcome) for granted, outcome in ends]
         reference = [Settlement(granted.reference, outcome) for granted, outcome in ends]
-        answers = self._theirs[by].settle(theirs)
-        assert answers == self._reference.settle(reference)
+        answers = self._told_apart(self._theirs[by].settle(theirs))
+        assert answers == self._told_apart(self._reference.settle(reference))
 
     @rule(by=Client, held=st.lists(leases, min_size=1, max_size=5))
     def extend(self, by: int, held: list[Granted]) -> None:
         """Extend leases, current and stale."""
+        held = [granted for granted in held if self._is_clear(granted)]
         answers = self._theirs[by].extend([one.theirs for one in held])
         expected = self._reference.extend([one.reference for one in held])
         assert [type(answer) for answer in answers] == [type(answer) for answer in expected]
@@ -184,6 +192,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(by=Client, queue=st.sampled_from(QUEUES))
     def purge(self, by: int, queue: str) -> None:
         """Empty a queue of what waits there."""
+        if not self._theirs[by].capabilities.purges_scheduled:
+            return
         purged = self._theirs[by].inspector().purge(queue)
         assert purged == self._reference.inspector().purge(queue)
 
@@ -270,12 +280,38 @@ class BrokerMachine(RuleBasedStateMachine):
         granted = []
         for queue in queues:
             theirs = [lease for lease in found.leases if lease.message.queue == queue]
-            reference = self._reference.claim([queue], shares[queue])
+            reference = self._granted_too(queue, theirs)
             assert [_told(lease) for lease in theirs] == [_told(one) for one in reference.leases]
             granted += [Granted(*pair) for pair in zip(theirs, reference.leases, strict=True)]
         if limit > 0:
             self._check_next_in(found.next_in)
         return multiple(*granted)
+
+    def _granted_too(self, queue: str, theirs: list[Lease]) -> Claim:
+        """Let the reference claim as many; where there is no order, the very same messages."""
+        if self._theirs[0].capabilities.ordered:
+            return self._reference.claim([queue], len(theirs))
+        self._reference.claim([], 0)  # it meets what is due
+        granted, lying = ids(theirs), self._store.queues.get(queue, [])
+        self._store.queues[queue] = sorted(p for p in lying if p[2].message.id in granted)
+        claim = self._reference.claim([queue], len(theirs))
+        self._store.queues[queue] = sorted(p for p in lying if p[2].message.id not in granted)
+        by_id = {lease.message.id: lease for lease in claim.leases}
+        return Claim([by_id[id] for id in granted], claim.next_in)
+
+    def _is_clear(self, granted: Granted) -> bool:
+        """Say whether what becomes of a lease is the same on both: see the top of this file."""
+        if self._theirs[0].capabilities.native_fence:
+            return True
+        self._reference.claim([], 0)  # it meets what is due
+        entry = self._store.entries.get(granted.reference.message.id)
+        return entry is None or not (entry.overdue and entry.fence == granted.reference.fence)
+
+    def _told_apart(self, answers: list[Settled]) -> list[Settled]:
+        """Return answers as far as this broker can be held to them."""
+        if self._theirs[0].capabilities.native_fence:
+            return answers
+        return [Stale() if isinstance(answer, Gone) else answer for answer in answers]
 
     def _meet_what_is_due(self) -> None:
         for broker in (self._theirs[0], self._reference):
@@ -293,7 +329,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def _check_next_in(self, next_in: float | None) -> None:
         """Whoever waits as long as it says, misses nothing."""
         wanted = self._reference.claim([], 0).next_in
-        if wanted is None:
+        if wanted is None or not self._theirs[0].capabilities.tells_next:
             assert next_in is None
         else:
             assert next_in is not None

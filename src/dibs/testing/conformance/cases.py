@@ -6,13 +6,24 @@ Must never: hold a case.
 Called by: the groups of cases beside this file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dibs.brokers.contract import Broker, Capabilities, Refused
+from dibs.brokers.contract import (
+    Applied,
+    Broker,
+    Capabilities,
+    Duplicate,
+    Gone,
+    Published,
+    Refused,
+    Settled,
+    Stale,
+    Stored,
+)
 from dibs.errors import OptionError
 from dibs.message import DeadMessage, JobView, Message, Result
 from dibs.states import State
@@ -72,6 +83,29 @@ def listed(
         page = inspector.jobs(queue, state, size, page.next)
         found += page.jobs
     return found
+
+
+def in_order(broker: Broker, found: Sequence[bytes]) -> list[bytes]:
+    """Return ids as they came, or sorted if the broker promises no order."""
+    return list(found) if broker.capabilities.ordered else sorted(found)
+
+
+def again(broker: Broker, id: bytes) -> Published:
+    """Return what a second publish of `id` must be answered, while the first is there."""
+    return Duplicate(id) if broker.capabilities.unique_ids else Stored()
+
+
+def late(broker: Broker) -> Settled:
+    """Return what a settlement of a lease that ran out, and is nobody's, must be answered.
+
+    Where the broker itself cannot refuse a stale one, the lease is over with its time.
+    """
+    return Applied(late=True) if broker.capabilities.native_fence else Stale()
+
+
+def no_longer_there(broker: Broker) -> tuple[Settled, ...]:
+    """Return what a settlement of a message that is gone may be answered, long after its end."""
+    return (Gone(),) if broker.capabilities.native_fence else (Gone(), Stale())
 
 
 def told(broker: Broker, *ends: Result | None) -> list[Result | None]:

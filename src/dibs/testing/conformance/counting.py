@@ -21,7 +21,7 @@ from dibs.message import (
     Reason,
     Release,
 )
-from dibs.testing.conformance.cases import Cases, dead_letters
+from dibs.testing.conformance.cases import Cases, dead_letters, late
 from dibs.testing.harness import Harness
 from dibs.testing.making import (
     ERROR,
@@ -142,8 +142,8 @@ class Counting(Cases):
         settle(broker, leases[0], Nack(0, ERROR, "crash"))
         settle(broker, leases[2], Nack(0, ERROR, "failure"))
         settle(broker, leases[1], Release())
-        found = [counters(lease) for lease in claim(broker, limit=3)]
-        assert found == [(0, 1, 0), (0, 0, 0), (1, 0, 0)]
+        found = {lease.message.id: counters(lease) for lease in claim(broker, limit=3)}
+        assert [found[id] for id in ids(leases)] == [(0, 1, 0), (0, 0, 0), (1, 0, 0)]
 
     @pytest.mark.parametrize("charge", ["failure", "crash"])
     def test_rule_15_the_broker_counts_past_a_budget_and_judges_nothing(
@@ -270,7 +270,8 @@ class Counting(Cases):
         assert_counts(broker, 1, 0, 1, 0)
         harness.let_pass(VISIBILITY_MS)
         assert_counts(broker, 2, 0, 0, 0)
-        assert settle(broker, lease, OUTCOMES["dead letter"]) == Applied(late=True)
+        lease = lease if broker.capabilities.native_fence else claim_one(broker)
+        assert isinstance(settle(broker, lease, OUTCOMES["dead letter"]), Applied)
         assert_counts(broker, 1, 0, 0, 1)
         settle(broker, claim_one(broker), Nack(5_000, ERROR))
         assert_counts(broker, 0, 1, 0, 1)
@@ -303,8 +304,8 @@ class Counting(Cases):
         for _ in range(2):
             broker.inspector().queues()
             dead_letters(broker)
-        assert settle(broker, lease, Ack()) == Applied(late=True)
-        assert len(claim_all(broker)) == 1
+        assert settle(broker, lease, Ack()) == late(broker)
+        assert len(claim_all(broker)) == (1 if broker.capabilities.native_fence else 2)
 
     def test_rule_33_the_oldest_ready_message_has_an_age(
         self, harness: Harness, broker: Broker

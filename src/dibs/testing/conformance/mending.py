@@ -23,7 +23,13 @@ from dibs.brokers.contract import (
 from dibs.errors import OptionError
 from dibs.message import Ack, Lease, Message, Nack, Outcome
 from dibs.states import State
-from dibs.testing.conformance.cases import Cases, browses, dead_letters, listed
+from dibs.testing.conformance.cases import (
+    Cases,
+    browses,
+    dead_letters,
+    listed,
+    no_longer_there,
+)
 from dibs.testing.conformance.counting import assert_counts
 from dibs.testing.conformance.waiting import rung, waiter
 from dibs.testing.harness import Harness
@@ -206,7 +212,10 @@ class Mending(Cases):
     def test_rule_22_a_purge_removes_what_waits_and_says_how_much(
         self, harness: Harness, broker: Broker, capabilities: Capabilities
     ) -> None:
-        """Ready and scheduled, of this queue alone; not what is held, not the dead."""
+        """Ready and scheduled, of this queue alone; not what is held, not the dead.
+
+        Where a purge cannot reach what is scheduled, that stays, and is not counted.
+        """
         key = "only" if capabilities.unique_keys else None
         due_ms = harness.clock.wall_ms() + 60_000
         publish(broker, *messages(5), message(due_ms=due_ms, unique_key=key))
@@ -214,10 +223,12 @@ class Mending(Cases):
         settle(broker, dead, OUTCOMES["dead letter"])
         settle(broker, back, Nack(60_000, ERROR))
         publish(broker, *messages(3, "another"), message("another", due_ms=due_ms))
-        assert broker.inspector().purge("photos") == 4
-        assert_counts(broker, 0, 0, 1, 1)
-        publish(broker, message(unique_key=key))
-        assert len(claim_all(broker)) == 1
+        scheduled = 2 if capabilities.purges_scheduled else 0
+        assert broker.inspector().purge("photos") == 2 + scheduled
+        assert_counts(broker, 0, 2 - scheduled, 1, 1)
+        if scheduled:
+            publish(broker, message(unique_key=key))
+            assert len(claim_all(broker)) == 1
         assert broker.extend([held]) == [Held(VISIBILITY_MS / 1000)]
         assert settle(broker, held, Ack()) == Applied()
         harness.let_pass(60_000)
@@ -234,7 +245,7 @@ class Mending(Cases):
         harness.let_pass(VISIBILITY_MS)
         assert broker.inspector().purge("photos") == 2
         assert broker.inspector().purge("photos") == 0
-        assert settle(broker, late, Ack()) == Gone()
+        assert settle(broker, late, Ack()) in no_longer_there(broker)
         assert claim_all(broker) == []
 
     @pytest.mark.parametrize("outcome", OUTCOMES.values())
