@@ -49,6 +49,13 @@ class RunnerDied(Struct, frozen=True, gc=False):
     queued: int
 
 
+class RunnerNotStarted(Struct, frozen=True, gc=False):
+    """The system would not start a runner process; it is asked again in `retry_seconds`."""
+
+    why: str
+    retry_seconds: float
+
+
 class RunnerCondemned(Struct, frozen=True, gc=False):
     """A job did not end after its timeout; its process takes no more jobs and will be replaced."""
 
@@ -102,6 +109,7 @@ Event = (
     | JobFailed
     | LeaseLost
     | RunnerDied
+    | RunnerNotStarted
     | RunnerCondemned
     | TaskUnknown
     | TaskSlow

@@ -114,10 +114,11 @@ class Stage:
         self.tasks = tasks or (PLAIN,)
         self.events: list[Event] = []
         self.runners: list[ScriptedRunner] = []
+        self.spawn_error: OSError | None = None
         self.store = f"stage-{next(_stores)}"
         self.broker = self.open(b"pump")
         self.producer = self.open(b"prod")
-        self.crew = Crew(self._spawn, list(slots), solos)
+        self.crew = Crew(self._spawn, list(slots), solos, self.events.append)
         seams = Seams(self.clock, lambda low, _: low, self.events.append)
         self.pump = Pump(
             broker=self.broker,
@@ -156,6 +157,8 @@ class Stage:
         return found.ready, found.scheduled, found.in_flight, found.dead
 
     def _spawn(self, slots: int) -> ScriptedRunner:
+        if self.spawn_error is not None:
+            raise self.spawn_error
         runner = ScriptedRunner(self.clock, 100 + len(self.runners), slots)
         runner.hello(*self.tasks)
         self.runners.append(runner)

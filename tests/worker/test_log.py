@@ -63,6 +63,14 @@ LOGGED: list[tuple[events.Event, int, str]] = [
         ),
     ),
     (
+        events.RunnerNotStarted("[Errno 11] Resource temporarily unavailable", 0.2),
+        logging.ERROR,
+        (
+            "a runner process cannot be started: [Errno 11] Resource temporarily unavailable;"
+            " again in 0.2 s"
+        ),
+    ),
+    (
         events.TaskUnknown("pay", "default"),
         logging.WARNING,
         (

@@ -15,9 +15,10 @@ from dibs.events import (
     LeaseLost,
     RunnerCondemned,
     RunnerDied,
+    RunnerNotStarted,
     TaskUnknown,
 )
-from dibs.message import DeadLetter, Error, Nack, TaskInfo
+from dibs.message import DeadLetter, Error, Nack, Release, TaskInfo
 from dibs.runners.contract import Start
 from dibs.testing.making import claim, message, messages, publish
 from dibs.worker.upkeep import STOP_GRACE_SECONDS
@@ -46,6 +47,101 @@ def test_a_finished_job_is_gone_and_its_slot_is_filled_in_the_same_tick() -> Non
     stage.tick()
     assert stage.counts() == (0, 0, 4, 0)
     assert stage.settled().done == 1
+
+
+def test_jobs_that_come_one_by_one_go_to_the_runner_with_most_room() -> None:
+    stage = Stage(slots=(4, 4))
+    for _ in range(6):
+        publish(stage.producer, message())
+        stage.tick()
+    assert [len(runner.queued) for runner in stage.runners] == [3, 3]
+
+
+def test_what_does_not_divide_goes_to_the_runner_with_most_room() -> None:
+    stage = Stage(slots=(1, 6))
+    publish(stage.producer, *messages(7))
+    stage.tick()
+    assert [len(runner.queued) for runner in stage.runners] == [1, 6]
+
+
+def test_what_a_blocked_runner_does_not_start_goes_to_another() -> None:
+    stage = Stage(slots=(4, 4))
+    publish(stage.producer, *messages(2))
+    stage.tick()
+    blocked, free = stage.runners
+    blocked.start()
+    free.start()
+    free.finish(*free.at)
+    publish(stage.producer, *messages(5))
+    stage.tick()
+    free.start()
+    assert len(blocked.queued) == 2
+    stage.tick(101)
+    stage.tick(101)
+    assert blocked.withdrawals() == 1
+    for serial in list(blocked.queued):
+        blocked.end(serial, Release())
+    stage.tick()
+    free.start()
+    assert blocked.queued == []
+    assert len(free.at) == 4, "all its room"
+    stage.tick(1_000)
+    assert len(blocked.queued) == 1, "after a while it is tried with one job"
+    blocked.start()
+    stage.tick(101)
+    publish(stage.producer, *messages(2))
+    stage.tick()
+    assert len(blocked.queued) == 2, "it has started the one, so it is blocked no more"
+
+
+def test_a_runner_that_starts_what_it_is_given_is_not_taken_for_blocked() -> None:
+    stage = Stage(slots=(40,))
+    for _ in range(30):
+        publish(stage.producer, message())
+        stage.tick(50)  # so that one was given just now, whenever somebody looks
+        if older := stage.runners[0].queued[:-1]:
+            stage.runners[0].start(*older)
+    assert stage.runners[0].withdrawals() == 0
+    assert len(stage.runners[0].at) == 29
+
+
+def test_a_job_that_a_runner_never_starts_is_given_back_and_the_runner_replaced() -> None:
+    stage = Stage()
+    publish(stage.producer, message(timeout_ms=5_000))
+    stage.tick()
+    for _ in range(20):
+        stage.tick(1_000)
+    assert stage.settled().released == 1
+    assert stage.settled().failed == 0, "it never ran"
+    assert len(stage.runners) > 1
+
+
+def test_a_runner_that_cannot_be_started_is_started_later_and_ends_no_worker() -> None:
+    stage = Stage()
+    stage.spawn_error = BlockingIOError(11, "Resource temporarily unavailable")
+    stage.runners[0].die()
+    for _ in range(5):
+        stage.tick(100)
+    assert len(stage.told(RunnerNotStarted)) in (2, 3), "later each time"
+    assert len(stage.runners) == 1
+    stage.spawn_error = None
+    publish(stage.producer, message())
+    for _ in range(20):
+        stage.tick(100)
+    assert sum(len(runner.queued) for runner in stage.runners[1:]) == 1
+
+
+def test_a_job_before_process_jobs_is_found_behind_them_within_a_second() -> None:
+    stage = Stage(PLAIN, HEAVY)
+    publish(stage.producer, *messages(9, queue="videos", task="transcode"))
+    for _ in range(4):
+        stage.tick()
+    publish(stage.producer, message("videos", priority=9))
+    stage.tick()
+    assert stage.runners[0].queued == []
+    stage.tick(1_000)
+    assert len(stage.runners[0].queued) == 1
+    assert stage.settled().failed == 0
 
 
 def test_several_runners_share_a_claim_by_their_room() -> None:
@@ -457,18 +553,17 @@ def test_suspects_beyond_the_slots_of_a_worker_stay_in_the_broker() -> None:
 def test_a_silent_task_that_waits_for_a_runner_is_renewed_until_it_begins() -> None:
     silent = replace(HEAVY, heartbeat=False)
     stage = Stage(silent, solos=1)
-    publish(
-        stage.producer,
-        *messages(2, task="transcode", queue="videos", visibility_timeout_ms=3_000),
-    )
+    heavy = messages(2, task="transcode", queue="videos", visibility_timeout_ms=3_000)
+    publish(stage.producer, *heavy)
     for _ in range(3):
         stage.tick()
     solo = next(runner for runner in stage.runners if runner.slots == 1)
     solo.start()
     for _ in range(10):
         stage.tick(1_000)
-    thief = stage.open(b"thief")
-    assert [lease.lost for lease in claim(thief, "videos")] == [1], "the one that is running"
+    seen = [stage.broker.inspector().job(one.id) for one in heavy]
+    lost = sorted(view.lost for view in seen if view is not None)
+    assert lost == [0, 1], "the one that is running was lost, and not the one that waits"
 
 
 def test_the_broker_does_its_chores_at_the_second_look_that_finds_nothing(

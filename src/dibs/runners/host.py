@@ -30,6 +30,9 @@ from dibs.runners.slots import Item, Slots
 from dibs.runners.threads import ThreadRunner
 from dibs.task import AnyTask
 
+NO_THREAD_MS = 1_000
+"""How long a job stays away whose runner has no thread for it and is given none."""
+
 _RECEIVE_BYTES = 1 << 18
 
 
@@ -56,6 +59,7 @@ class Host:
         self._loop.hand_over = self._threads.nudge
         self._threads.rival_waits = self._loop.waits
         self._threads.hand_over = self._loop.nudge
+        self._threads.give_back = self._give_back_functions
         self._quitting = threading.Event()
 
     def run(self) -> None:
@@ -117,6 +121,15 @@ class Host:
             self._loop.push(coroutines)
         if functions:
             self._threads.push(functions)
+
+    def _give_back_functions(self) -> None:
+        queue = self._threads.queue
+        while queue:
+            try:
+                serial, _, _ = queue.pop()
+            except IndexError:
+                return
+            self._outbox.put(serial, Release(NO_THREAD_MS))
 
     def _withdraw(self, keep: int) -> None:
         """Give back the youngest unstarted jobs of both queues until `keep` are left in all."""

@@ -25,6 +25,8 @@ class ThreadRunner:
         """Whether the loop runner has jobs that wait for a slot."""
         self.hand_over: Callable[[], None] = lambda: None
         """Tells the loop runner that a slot is free."""
+        self.give_back: Callable[[], None] = lambda: None
+        """Gives back what is queued here: the system starts no thread, and there is none yet."""
         self._slots = slots
         self._gates: list[threading.Lock] = []
         """One closed gate per idle thread."""
@@ -49,8 +51,17 @@ class ThreadRunner:
             self._gates.pop().release()
         except IndexError:
             if self._threads < len(self._slots.all):
-                self._threads += 1
-                threading.Thread(target=self._work, name="dibs-job", daemon=True).start()
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._threads += 1
+        try:
+            threading.Thread(target=self._work, name="dibs-job", daemon=True).start()
+        except RuntimeError:
+            # Those that there are go on with what is queued; it takes longer, and nothing is stuck.
+            self._threads -= 1
+            if not self._threads:
+                self.give_back()
 
     def quit(self) -> None:
         """End the idle threads."""

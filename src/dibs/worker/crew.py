@@ -11,8 +11,12 @@ Members are *shared* (many slots, `async def` and `def` jobs side by side) or *s
 import math
 from collections.abc import Iterator
 
+from dibs.events import Observer, RunnerNotStarted
 from dibs.runners.contract import Hello, Quit, Runner, Spawner, Start, Up, Withdraw
-from dibs.worker.prefetch import Pace
+from dibs.worker.prefetch import STALL_SECONDS, Pace
+
+PROBE_SECONDS = 1.0
+"""After this time a runner that did not start what it was given is tried again, with one job."""
 
 SOLO_IDLE_SECONDS = 60.0
 SPARE_AFTER_SECONDS = 2.0
@@ -26,6 +30,8 @@ LONGEST_RESPAWN_SECONDS = 30.0
 class Member:
     """One runner in the crew. `outstanding` counts the jobs it was given and has not answered.
 
+    `look_at` is when to look whether it started what it was given. `probe_at`: it did not, as when
+    a task blocks its event loop, and gets one job to try from then on.
     `condemned_at`: it takes no more jobs since then. `killed`: its death is our doing and charges
     nobody. `last_words` is why it could not import the app. `idle_since` is when it last ran dry.
     """
@@ -36,6 +42,10 @@ class Member:
         self.solo = solo
         self.ready = False
         self.outstanding = 0
+        self.look_at = math.inf
+        self._given = 0
+        self._expected = 0  # so many of them must have started by `look_at`
+        self.probe_at: float | None = None
         self.condemned_at: float | None = None
         self.killed = False
         self.last_words = ""
@@ -46,6 +56,8 @@ class Member:
         """Return how many more jobs it may be given."""
         if not self.ready or self.condemned_at is not None:
             return 0
+        if self.probe_at is not None:
+            return int(now >= self.probe_at and self.outstanding < self.runner.slots)
         ahead = 0 if self.solo else self.pace.ahead(now)
         return max(0, self.runner.slots + ahead - self.outstanding)
 
@@ -53,7 +65,12 @@ class Member:
         """Hand over jobs."""
         if not self.outstanding:
             self.pace.began(now)
+        if self.probe_at is not None:
+            self.probe_at = math.inf
         self.outstanding += len(start.leases)
+        self._given += len(start.leases)
+        if math.isinf(self.look_at):
+            self._look_later(now)
         self.runner.send(start)
 
     def kill(self) -> None:
@@ -68,18 +85,44 @@ class Member:
         if not self.outstanding:
             self.idle_since = now
 
+    def moves(self) -> None:
+        """Note that a job of its ended well: nothing blocks it."""
+        self.probe_at = None
+
+    def look(self, now: float) -> float | None:
+        """Take back what it was given and has not started; return when to look again."""
+        if now >= self.look_at:
+            started = self._given - self.outstanding + len(self.runner.running())
+            self.look_at = math.inf
+            if started < self._expected:
+                self.runner.send(Withdraw(0))
+                self.pace.stalled(now)
+                self.probe_at = now + PROBE_SECONDS
+            else:
+                self.probe_at = None
+                if self._given > self._expected:
+                    self._look_later(now)
+        times = [at for at in (self.look_at, self.probe_at) if at is not None and at < math.inf]
+        return min(times, default=None)
+
+    def _look_later(self, now: float) -> None:
+        self._expected = self._given
+        self.look_at = now + STALL_SECONDS
+
 
 class Crew:
     """All runners of one worker."""
 
-    def __init__(self, spawn: Spawner, shared: list[int], solos: int) -> None:
+    def __init__(self, spawn: Spawner, shared: list[int], solos: int, observe: Observer) -> None:
         self._spawn = spawn
+        self._observe = observe
         self._shared = shared
         self.solos = solos
         self._numbers = 0
         self._respawn_seconds = FIRST_RESPAWN_SECONDS
         self._respawns: list[tuple[float, int]] = []
         self._spare_at = math.inf
+        self._no_solo_before = 0.0
         self.members: dict[int, Member] = {}
 
     @property
@@ -155,6 +198,8 @@ class Crew:
         for _, slots in due:
             self._add(slots, solo=False, now=now)
         later = [at for at, _ in self._respawns]
+        if now < self._no_solo_before:
+            later.append(self._no_solo_before)
         if now >= self._spare_at and not any(m.solo for m in self.members.values()):
             self._add(1, solo=True, now=now)
         elif now < self._spare_at:
@@ -183,9 +228,25 @@ class Crew:
             member.kill()
 
     def _add(self, slots: int, *, solo: bool, now: float) -> None:
+        if solo and now < self._no_solo_before:
+            return
+        try:
+            runner = self._spawn(slots)
+        except OSError as error:  # no process, memory or descriptor is to be had at this moment
+            self._not_started(slots, error, solo=solo, now=now)
+            return
         self._numbers += 1
-        runner = self._spawn(slots)
         self.members[self._numbers] = Member(self._numbers, runner, solo, now)
+
+    def _not_started(self, slots: int, error: OSError, *, solo: bool, now: float) -> None:
+        """Try again later, later each time; a solo runner, when it is wanted then."""
+        again = self._respawn_seconds
+        self._respawn_seconds = min(LONGEST_RESPAWN_SECONDS, 2 * again)
+        self._observe(RunnerNotStarted(str(error), again))
+        if solo:
+            self._no_solo_before = now + again
+        else:
+            self._respawns.append((now + again, slots))
 
     def _tend_member(self, member: Member, now: float, grace_seconds: float) -> float | None:
         if member.condemned_at is not None:
@@ -200,9 +261,11 @@ class Crew:
                 member.runner.send(Quit())
                 return None
             return member.idle_since + SOLO_IDLE_SECONDS
-        if not member.solo and member.outstanding > member.runner.slots:
+        if member.solo:
+            return None
+        if member.outstanding > member.runner.slots:
             if now >= member.pace.stalls_at():
                 member.runner.send(Withdraw(0))
                 member.pace.stalled(now)
             return member.pace.stalls_at()
-        return None
+        return member.look(now)

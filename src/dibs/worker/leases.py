@@ -54,6 +54,8 @@ class Leases:
         self._sweep_at = 64
         self.told: dict[int, float] = {}
         """Serials of runs that were told that their time is over, and when."""
+        self.unstarted: dict[int, float] = {}
+        """Serials of jobs that had not started when somebody looked, and when that was."""
         self.lost: set[int] = set()
         """Serials of leases that are another's by now: there is nothing left to settle."""
         self.next_extend = math.inf
@@ -159,6 +161,10 @@ class Leases:
     def renewed(self, batch: Batch, asked_at: float) -> None:
         """Note that a batch was renewed by a request that left at `asked_at`."""
         batch.renewed_at = asked_at
+
+    def forget_unstarted(self) -> None:
+        """Forget the unstarted that are settled by now."""
+        self.unstarted = {s: since for s, since in self.unstarted.items() if s in self._held}
 
     def plan_extend(self, not_before: float) -> None:
         """Compute when the next batch is due, at `not_before` at the earliest."""

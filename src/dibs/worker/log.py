@@ -15,6 +15,7 @@ from dibs.events import (
     LeaseLost,
     RunnerCondemned,
     RunnerDied,
+    RunnerNotStarted,
     Settled,
     Stopping,
     TaskSlow,
@@ -33,7 +34,9 @@ def log_event(event: Event) -> None:
                 _logger.debug("%s", counts_of(event))
         case JobFailed():
             _logger.error("%s\n%s", describe(event), traceback_of(event).rstrip())
-        case RunnerDied() | RunnerCondemned() | LeaseLost() | BrokerTrouble():
+        case RunnerDied() | RunnerNotStarted() | RunnerCondemned():
+            _logger.error("%s", describe(event))
+        case LeaseLost() | BrokerTrouble():
             _logger.error("%s", describe(event))
         case TaskUnknown() | TaskSlow():
             _logger.warning("%s", describe(event))

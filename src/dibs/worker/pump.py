@@ -32,6 +32,9 @@ from dibs.worker.upkeep import Upkeep
 SAFETY_POLL_SECONDS = 1.0
 """A bell can be lost with the process that rang it, so an idle worker looks this often."""
 
+LOOK_BEHIND_SECONDS = 1.0
+"""How long a job waits behind process jobs that wait for a runner here, if it is before them."""
+
 _MOST_LACKED = 1_000
 _NO_ROOM_MS = 1_000
 """How long a suspect stays in the broker where enough of them wait for a runner of their own."""
@@ -76,6 +79,8 @@ class Pump:
         self._lacked: dict[str, float] = {}
         """The tasks that jobs came for and this worker lacks, and since when."""
         self._claim_at = 0.0
+        self._look_behind_at = 0.0
+        """When to claim again from a queue whose process jobs wait for a runner here."""
         self._stopping = False
         self._drained = False
 
@@ -150,6 +155,8 @@ class Pump:
                 self.settler.ack(leases)
                 count += self._end(others)
                 member.answered(count, took_ns / 1e9, now)
+                if acked:
+                    member.moves()
             case Slow(task, option, ran, limit):
                 self._observe(TaskSlow(task, option, ran, limit, math.ceil(2 * ran)))
             case Hello(_, tasks, _):
@@ -198,7 +205,7 @@ class Pump:
             return
         asked_at = self._clock.monotonic()
         try:
-            claim = self._broker.claim(self._open_queues(), room)
+            claim = self._broker.claim(self._open_queues(now), room)
         except BrokerError as exc:
             self._patience.failed(exc)
             return
@@ -223,13 +230,16 @@ class Pump:
         except BrokerError as exc:
             self._patience.failed(exc)
 
-    def _open_queues(self) -> Sequence[str]:
+    def _open_queues(self, now: float) -> Sequence[str]:
         """Return the queues to claim from: not those whose process jobs already wait for a runner.
 
-        Claiming more of them would only hoard what another worker could run.
+        Claiming more of them would only hoard what another worker could run. Once a second they are
+        all the same: a job of another kind, first in the queue, must not wait for a runner it does
+        not need.
         """
         waiting = self._waiting_processes()
-        if len(waiting) < self._crew.solos:
+        if len(waiting) < self._crew.solos or now >= self._look_behind_at:
+            self._look_behind_at = now + LOOK_BEHIND_SECONDS
             return self._queues
         blocked = {lease.message.queue for lease in waiting}
         return [queue for queue in self._queues if queue not in blocked]
@@ -251,7 +261,8 @@ class Pump:
                 self._dispatch_carefully(lease, info, shared, asked_at)
         members = sorted(self._crew.shared(), key=lambda m: m.room(asked_at))
         for left, member in zip(range(len(members), 0, -1), members, strict=True):
-            share = min(-(-len(shared) // left), member.room(asked_at))
+            # Rounded down, the fullest first: what does not divide goes to who has most room.
+            share = min(len(shared) // left, member.room(asked_at))
             if share:
                 self._give(member, shared[:share], asked_at)
                 del shared[:share]

@@ -14,7 +14,8 @@ from dibs.text import counted, duration, one_line, printable
 
 OfJobs = events.JobFailed | events.LeaseLost | events.RunnerCondemned
 OfTasks = events.TaskUnknown | events.TaskSlow
-OfWorker = events.RunnerDied | events.BrokerTrouble | events.BrokerBack | events.Stopping
+OfRunners = events.RunnerDied | events.RunnerNotStarted
+OfWorker = OfRunners | events.BrokerTrouble | events.BrokerBack | events.Stopping
 Told = OfJobs | OfTasks | OfWorker
 """The events that are told one by one; the others are counted."""
 
@@ -134,6 +135,10 @@ def _of_worker(event: OfWorker) -> str:
             return (
                 f"runner process {pid} died ({status}): {counted(running, 'running job')} charged"
                 f" a crash, {counted(queued, 'queued job')} given back"
+            )
+        case events.RunnerNotStarted(why, again):
+            return (
+                f"a runner process cannot be started: {one_line(why)}; again in {duration(again)}"
             )
         case events.BrokerTrouble(error, text, _):
             return f"the broker fails: {one_line(error)}: {one_line(text, 500)}; trying again"

@@ -63,7 +63,7 @@ class Service:
         self._clock = SystemClock()
         self._seams = Seams(self._clock, uniform_of(system_randomness), observe)
         shares = plan.shares()
-        self._crew = Crew(spawn, shares, solos=max(2, len(shares)))
+        self._crew = Crew(spawn, shares, max(2, len(shares)), observe)
         self._wake = WakePipe()
         self._stops = 0
 

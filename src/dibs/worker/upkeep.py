@@ -10,7 +10,7 @@ import math
 from dibs.brokers.contract import Broker, Lost, Unknown
 from dibs.errors import BrokerError, BrokerUnavailable
 from dibs.events import LeaseLost, RunnerCondemned
-from dibs.message import Lease, TaskInfo
+from dibs.message import Lease, Release, TaskInfo
 from dibs.policy import after_failure, timed_out
 from dibs.runners.contract import StopJob
 from dibs.worker.crew import Crew
@@ -116,6 +116,7 @@ class Upkeep:
         if now < self._leases.next_look:
             return
         started: dict[int, float] = {}
+        self._leases.forget_unstarted()
         for member in self._crew.members.values():
             started |= member.runner.running()
         self._leases.next_look = min(
@@ -130,7 +131,8 @@ class Upkeep:
         """Look after one lease; return when to look again."""
         runs = lease.message.timeout_ms / 1_000
         if started is None:
-            return now + runs
+            return self._watch_unstarted(serial, lease, now)
+        self._leases.unstarted.pop(serial, None)
         if now < started + runs:
             return started + runs
         grace = min(STOP_GRACE_SECONDS, lease.message.visibility_timeout_ms / 3_000)
@@ -143,6 +145,21 @@ class Upkeep:
         if now < told_at + grace:
             return told_at + grace
         self._give_up(serial, now)
+        return math.inf
+
+    def _watch_unstarted(self, serial: int, lease: Lease, now: float) -> float:
+        """Bound how long a runner may sit on a job; one that waits in the pump is not forgotten."""
+        if self._leases.member_of(serial) == WAITING:
+            return now + lease.message.timeout_ms / 1_000
+        until = self._leases.unstarted.setdefault(serial, now) + lease.message.timeout_ms / 1_000
+        if now < until:
+            return until
+        member = self._crew.members[self._leases.member_of(serial)]
+        held, found = self._leases.take([serial])
+        member.outstanding -= held
+        for free in found:
+            self._settler.add(free, Release())
+        self._crew.condemn(member, now)
         return math.inf
 
     def _give_up(self, serial: int, now: float) -> None:

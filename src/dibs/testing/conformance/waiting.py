@@ -10,7 +10,7 @@ import select
 import pytest
 
 from dibs.brokers.contract import Broker
-from dibs.message import Ack, DeadLetter, Nack, Outcome, Release, Result
+from dibs.message import Ack, DeadLetter, Lease, Nack, Outcome, Release, Result
 from dibs.testing.conformance.cases import Cases, told
 from dibs.testing.harness import Harness
 from dibs.testing.making import (
@@ -139,7 +139,7 @@ class Waiting(Cases):
         """So that a batch reaches all who have room, one after the other."""
         waiting = [waiter(harness) for _ in range(3)]
         publish(broker, *messages(3))
-        served = []
+        served: list[Lease] = []
         while len(served) < 3:
             woken = rung(*waiting)
             assert len(woken) == 1 or (woken and broker.capabilities.takes_ahead)
