@@ -175,8 +175,8 @@ class Database:
         # Around the lock as well: each of its system calls gives the interpreter's lock away too.
         with prompt_interpreter:
             asked = time.monotonic()
-            self._lock.acquire(deadline - asked)
             try:
+                self._lock.acquire(deadline - asked)
                 self.contended = time.monotonic() - asked > CONTENDED_SECONDS
                 self.check_file()
                 if storing:
@@ -224,8 +224,8 @@ class Database:
         return False
 
     def _create(self) -> None:
-        self._lock.acquire(LOCK_SHARE * CALL_SECONDS)
         try:
+            self._lock.acquire(LOCK_SHARE * CALL_SECONDS)
             self._reserve.keep()
             if self._is_new():
                 self.run("before_creation")
