@@ -24,6 +24,7 @@ from dibs.runners.contract import (
     Up,
     Withdraw,
 )
+from dibs.runners.host import NO_THREAD_MS
 from dibs.runners.processes import ProcessRunner
 
 T = TypeVar("T")
@@ -33,8 +34,8 @@ WAIT_SECONDS = 20.0
 class Driver:
     """Sends jobs to a runner, and collects what comes back."""
 
-    def __init__(self, slots: int) -> None:
-        self.runner = ProcessRunner("zoo:app", slots)
+    def __init__(self, slots: int, app: str = "zoo:app") -> None:
+        self.runner = ProcessRunner(app, slots)
         self.frames: list[Up] = []
         self.outcomes: dict[int, Outcome] = {}
         self._next = 0
@@ -336,6 +337,43 @@ def test_the_black_box_tells_what_ran_when_the_process_died(driver: Driver) -> N
     [crash] = driver.start(("segfaults", b"{}"))
     assert driver.death() == "signal SIGSEGV"
     assert set(driver.runner.running()) == {*serials, crash}
+
+
+NO_THREADS = """
+import threading
+from pathlib import Path
+from dibs import App
+
+app = App("memory://starved")
+start = threading.Thread.start
+
+def refused(thread):
+    if thread.name == "dibs-job" and Path("full").exists():
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = refused
+
+@app.task
+def work() -> None: ...
+"""
+
+
+def test_a_job_for_which_no_thread_can_be_started_is_given_back_and_runs_later(
+    folder: Path,
+) -> None:
+    (folder / "starved.py").write_text(NO_THREADS)
+    (folder / "full").touch()
+    driver = Driver(4, "starved:app")
+    try:
+        driver.hello()
+        assert driver.run(*[("work", b"{}")] * 3) == [Release(NO_THREAD_MS)] * 3
+        (folder / "full").unlink()
+        assert driver.run(*[("work", b"{}")] * 3) == [Ack()] * 3
+    finally:
+        driver.runner.kill()
+        driver.death()
+        driver.runner.close()
 
 
 def test_programs_that_a_task_starts_can_be_terminated(driver: Driver) -> None:
