@@ -5,7 +5,7 @@ Must never: put a password into a text.
 Called by: the Redis broker's `open_url` and `open_redis`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -36,6 +36,16 @@ class Address(Struct, frozen=True):
     shown: str
     kind: Callable[..., Connecting]
     settings: Mapping[str, Any]
+
+    def greeting(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the commands with which a new connection begins."""
+        user, password = self.settings.get("username"), self.settings.get("password")
+        provider = self.settings.get("credential_provider")
+        known = provider.get_credentials() if provider else (user, password)
+        if words := [word for word in known if word]:
+            yield ("AUTH", *words)
+        if number := self.settings.get("db"):
+            yield ("SELECT", number)
 
 
 def address_of(url: str, options: Mapping[str, str]) -> tuple[Address, dict[str, str]]:
