@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
+from redis.sentinel import Sentinel
 
 from dibs.brokers.contract import Applied, Broker, Gone, Held, Stored, Unknown
-from dibs.brokers.redis import RedisBroker
+from dibs.brokers.redis import RedisBroker, open_redis
+from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, Settlement
 from dibs.testing.making import claim, claim_all, ids, message, messages, publish, settle
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisServer, serving
 from tests.unit.redis.conftest import Open
 from tests.worker.workers import until
 
@@ -166,6 +169,35 @@ def test_rule_25_a_restart_is_survived_with_all_that_was_stored(
     assert settle(broker, second, Ack()) == Gone()
     assert settle(broker, third, Ack()) == settle(broker, first, Ack()) == Applied()
     assert waiting.id == first.message.id
+
+
+def test_b45_after_a_failover_the_new_primary_is_found(own: RedisServer, tmp_path: Path) -> None:
+    """By the sentinels that a ready-made client asks; what was replicated is there."""
+    watching = RedisServer(tmp_path, "--sentinel")
+    (tmp_path / "sentinel.conf").write_text(
+        f"sentinel monitor jobs 127.0.0.1 {own.port} 1\n"
+        "sentinel down-after-milliseconds jobs 500\nsentinel failover-timeout jobs 3000\n"
+    )
+    with serving("--replicaof", "127.0.0.1", str(own.port)) as second:
+        watching.start(str(tmp_path / "sentinel.conf"))
+        try:
+            sentinel = Sentinel([("127.0.0.1", watching.port)])
+            until(lambda: sentinel.discover_slaves("jobs"), "the sentinel knows both")
+            client = sentinel.master_for("jobs")
+            broker = open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+            assert broker.url == "redis://jobs/0"
+            broker.bell()
+            (whole,) = publish(broker, message())
+            with second.client() as replica:
+                until(lambda: replica.exists("dibs:messages"), "it is replicated")
+            own.kill()
+            until_it_works(lambda: broker.inspector().queues())
+            assert ids(claim(broker)) == [whole.id]
+            broker.close()
+            client.close()
+        finally:
+            watching.kill()
+            own.start()
 
 
 def test_a_server_that_forgot_the_scripts_is_told_them_again(
