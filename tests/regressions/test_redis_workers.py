@@ -15,6 +15,7 @@ from dibs.brokers.redis import open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError
 from dibs.message import Message
+from tests.regressions.seeding import finds
 from tests.servers.redis import INSTALL, RedisServer, program, serving
 from tests.worker.workers import Scene, Started, until
 
@@ -97,19 +98,19 @@ def test_b18_b26_b33_the_jobs_of_a_killed_worker_come_back(scene: RedisScene) ->
     assert all(note.at < killed_at + 1 + 2 + HEAL_SECONDS for note in again)
 
 
-@pytest.mark.parametrize("end", ["kill", "stop"])
-def test_b01_b27_a_worker_goes_on_after_every_restart_of_the_server(
-    scene: RedisScene, end: str
-) -> None:
+@finds("claims_no_more_after_trouble", "job 1")
+@finds("dies_of_trouble", "it ended|job 1")
+@finds("keeps_a_broken_connection", "job 1")
+def test_b01_b27_a_worker_goes_on_after_every_restart_of_the_server(scene: RedisScene) -> None:
     """celery 8030, arq 435: it reconnected and consumed no more, or a blip ended it."""
     numbers = itertools.count()
     worker = scene.worker("-c", "4", "--processes", "1")
-    for _ in range(4):
-        soon(scene, numbers)
-        getattr(scene.server, end)()
+    soon(scene, numbers)
+    for end in (scene.server.kill, scene.server.stop) * 2:
+        end()
         scene.server.start()
         soon(scene, numbers)
-    assert worker.process.poll() is None, worker.text
+        assert worker.process.poll() is None, f"it ended: {worker.text}"
     assert worker.stop() == 0
     assert set(scene.runs("once").values()) == {1}
 
@@ -119,13 +120,15 @@ def test_b23_delayed_jobs_come_in_time_after_a_restart_of_the_server(scene: Redi
     due = round(time.time() * 1_000) + 3_000
     scene.numbers("once", *range(50), due_ms=due)
     scene.worker("-c", "4", "--processes", "1")
+    soon(scene, itertools.count(50))
     scene.server.kill()
     scene.server.start()
-    scene.until_notes("once", 50)
+    scene.until_notes("once", 51)
     assert time.time() * 1_000 < due + HEAL_SECONDS * 1_000
-    assert scene.runs("once") == Counter(range(50))
+    assert scene.runs("once") == Counter(range(51))
 
 
+@finds("keeps_a_broken_connection", "job ")
 def test_b45_connections_that_are_cut_again_and_again_end_no_loop(scene: RedisScene) -> None:
     """bullmq 648, 1658: an error of a blocked connection ended the loop."""
     numbers = itertools.count()
@@ -138,7 +141,7 @@ def test_b45_connections_that_are_cut_again_and_again_end_no_loop(scene: RedisSc
     assert worker.stop() == 0
 
 
-def test_b17_b46_b47_what_is_flushed_is_gone_and_nothing_is_stuck(scene: RedisScene) -> None:
+def test_b17_b47_what_is_flushed_is_gone_and_nothing_is_stuck(scene: RedisScene) -> None:
     """kombu 223, redis 6199: a queue that was deleted took no more, or kept what had no bytes."""
     numbers = itertools.count()
     scene.numbers("held", -1)

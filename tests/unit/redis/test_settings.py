@@ -1,6 +1,7 @@
 """What a server is set to, who may use it, and how it is named."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from dibs.testing.making import (
 from tests.servers.redis import INSTALL, RedisServer, free_port, program, serving
 from tests.unit.redis.conftest import Open
 
+DOCS = Path(__file__).parents[3] / "docs/redis.md"
 PASSWORD = "hun@ter/2%"
 QUOTED = "hun%40ter%2F2%25"
 
@@ -88,11 +90,8 @@ def test_what_is_found_of_a_server_that_is_set_well_is_good(own: RedisServer, op
 def guarded(own: RedisServer) -> Iterator[RedisServer]:
     """A server that asks for a password, and has the user of docs/redis.md."""
     with own.client() as client:
-        client.execute_command(
-            "ACL", "SETUSER", "worker", "reset", "on", f">{PASSWORD}", "~dibs:*", "&dibs:*",
-            "+@read", "+@write", "+@scripting", "+@pubsub", "+@connection", "+info", "+time",
-            "-@dangerous", "+info",
-        )  # fmt: skip
+        (rule,) = re.findall(r"^ACL SETUSER .*", DOCS.read_text(), re.MULTILINE)
+        client.execute_command(*rule.replace("secret", PASSWORD).split())
         client.config_set("requirepass", PASSWORD)
     return own
 
