@@ -116,6 +116,14 @@ def test_a_purge_removes_what_waits_and_nothing_else(dibs: Run, broker: Broker) 
     assert len(claim_all(broker, "photos", "other")) == 1
 
 
+def test_a_queue_and_an_app_may_be_named_in_either_order(dibs: Run, broker: Broker) -> None:
+    publish(broker, message())
+    for verb, *more in (["pause"], ["resume"], ["purge", "--yes"]):
+        for words in (["shop:app", "photos"], ["photos", "shop:app"]):
+            done = dibs("queues", verb, *words, *more)
+            assert (done.returncode, done.stdout[:8]) == (0, "photos: "), done.stderr
+
+
 def test_a_verb_of_queues_may_be_left_out(dibs: Run, broker: Broker) -> None:
     publish(broker, message())
     for arguments in ([], ["list"], ["--url", "sqlite:///dibs.db"], ["shop:app"]):
@@ -136,6 +144,12 @@ def test_a_verb_of_queues_may_be_left_out(dibs: Run, broker: Broker) -> None:
         (["jobs", "list", str(UUID(int=1))], "`dibs jobs show ID`"),
         (["jobs", "show", str(UUID(int=1))], "it is done, or never was"),
         (["jobs", "show", "shop:app"], "name one job by its id"),
+        (["jobs", "show", "shop:app", "bogus"], "'bogus' is neither a job's id nor an app"),
+        (["jobs", "show", "bogus", "shop:app"], "'bogus' is neither a job's id nor an app"),
+        (["jobs", "show", "shop:app", "b:c"], "'shop:app' and 'b:c' are two apps: name one"),
+        (["queues", "purge", "shop:app"], "'shop:app' is an app: name a queue, as in `photos "),
+        (["queues", "purge", "shop:app", "b:c"], "'shop:app' is an app: name a queue"),
+        (["queues", "purge", "shop:app", "photo", "--yes"], "did you mean `photos`?"),
         (["jobs", "lst"], "there is no command `lst`; did you mean `list`?"),
     ],
 )
