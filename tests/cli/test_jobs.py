@@ -92,12 +92,20 @@ def test_a_paused_queue_is_left_alone_until_it_is_resumed(dibs: Run) -> None:
         0,
         "default: paused: its jobs wait until it is resumed\n",
     )
-    assert dibs("worker", "shop:app", "--drain").returncode == 0
+    drained = dibs("worker", "shop:app", "--drain")
+    assert drained.returncode == 0
+    resume = "`dibs queues resume default` ends that"
+    assert f"\nwarning: queue default is paused, and its jobs wait: {resume}\n" in drained.stderr
+    left, last = (line[9:] for line in drained.stderr.splitlines()[-2:])
+    assert left == f"1 job left in queue default, which is paused: {resume}"
+    assert last == "stopped; no job was settled"
     assert dibs("queues").stdout.splitlines()[1].endswith("  paused")
     assert ready_and_paused(dibs, "default") == (1, True)
     resumed = dibs("queues", "resume", "default", "--json")
     assert json.loads(resumed.stdout) == {"queue": "default", "paused": False}
-    assert dibs("worker", "shop:app", "--drain").returncode == 0
+    drained = dibs("worker", "shop:app", "--drain")
+    assert drained.returncode == 0
+    assert "is paused" not in drained.stderr
     assert ready_and_paused(dibs, "default") == (0, False)
 
 
