@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
+from msgspec import Raw
 
 from dibs.brokers.contract import Broker, Inspector
 from dibs.cli import arguments
@@ -77,8 +78,15 @@ def wanted_of(
         error=error,
         until_ms=None if old is None else now_ms - old,
         after_ms=None if new is None else now_ms - new,
-        arguments={name: canonical(bytes(raw)) for name, raw in named_values(args).items()},
+        arguments={name: _canonical(name, raw) for name, raw in named_values(args).items()},
     )
+
+
+def _canonical(name: str, raw: Raw) -> str:
+    try:
+        return canonical(bytes(raw))
+    except RecursionError as exc:
+        raise arguments.nested_too_deeply(name) from exc
 
 
 def place_and_ids(words: Sequence[str], url: str | None) -> tuple[str, list[bytes]]:
