@@ -260,7 +260,7 @@ class Database:
             with contextlib.suppress(AttributeError):  # there is no connection yet
                 number = self.connection.system_errno
         if isinstance(error, apsw.FullError) or (at_the_disk and number in disk.FULL):
-            return errors.BrokerFull(f"{self.path}: no room left on the disk")
+            return disk.full(self.path)
         if isinstance(error, apsw.BusyError):
             return errors.BrokerBusy(f"{self.path}: another program has it locked")
         if isinstance(error, apsw.NotADBError):
