@@ -39,8 +39,8 @@ def _to_json(value: object) -> str:
 
 _VALUES = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 _MISFITS = (msgspec.MsgspecError, *_VALUES)
-"""What a conversion to or from JSON raises, those of a user's types included. Whatever else comes is
-from elsewhere, as from a signal's handler that keeps a time limit, and is not ours to swallow."""
+"""What a conversion to or from JSON raises, those of a user's types included. Whatever else comes
+is from elsewhere, as from a signal's handler that keeps a time limit, and not ours to swallow."""
 
 _encode = msgspec.json.Encoder(enc_hook=_to_json).encode
 

@@ -403,7 +403,7 @@ def test_a_run_near_its_timeout_is_told_once(driver: Driver) -> None:
         ("1/0", "ZeroDivisionError"),
         ("import nothing_of_that_name", "nothing_of_that_name"),
         ("raise SystemExit(3)", "SystemExit"),
-        ("app = 5", "leads to no App"),
+        ("app = 5", "leads to no App: the module has `int` there"),
         ("def (", "SyntaxError"),
     ],
 )
