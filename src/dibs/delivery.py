@@ -178,7 +178,7 @@ def batches(calls: Iterable[BoundCall], producer: Producer) -> Iterator[Sequence
             if type(call) is not BoundCall:
                 raise ArgumentError(
                     "enqueue_many takes calls made by `task.bind(...)`, not"
-                    f" a {type(call).__name__}: was the task called instead?"
+                    f" `{type(call).__name__}`: was the task called instead?"
                 )
             alone = len(call.payload) >= ALONE_BYTES
             if alone and batch:

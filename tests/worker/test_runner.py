@@ -263,10 +263,31 @@ def test_a_result_comes_back_with_the_time_it_is_kept(driver: Driver) -> None:
     assert driver.run(("returns_text", b'{"n":3}')) == [Ack(b'"xxx"', 3_600_000)]
 
 
-def test_a_result_that_cannot_be_encoded_is_a_dead_letter(driver: Driver) -> None:
-    [outcome] = driver.run(("returns_object", b"{}"))
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        ("returns_object", "what `returns_object` returned cannot be sent as JSON: `lock` has no "),
+        ("returns_nan", "what `returns_nan` returned holds nan, which JSON cannot carry"),
+    ],
+)
+def test_a_result_that_cannot_be_encoded_is_a_dead_letter(
+    driver: Driver, task: str, text: str
+) -> None:
+    """And one text: there is no line of the task's where it happened, and ours say nothing."""
+    [outcome] = driver.run((task, b"{}"))
     assert isinstance(outcome, DeadLetter)
-    assert outcome.reason == "unencodable_result"
+    assert (outcome.reason, outcome.charge) == ("unencodable_result", "failure")
+    assert outcome.error.type == "dibs.errors.ResultError"
+    assert outcome.error.message.startswith(text)
+    assert not outcome.error.traceback
+
+
+def test_a_result_error_of_the_tasks_own_is_a_failure_like_any_other(driver: Driver) -> None:
+    """It read another job's result; its own can be encoded, and the next run may do better."""
+    [outcome] = driver.run(("reads_what_does_not_fit", b"{}"))
+    assert isinstance(outcome, Nack)
+    assert "does not fit its return annotation" in outcome.error.message
+    assert "zoo.py" in outcome.error.traceback
 
 
 def test_a_coroutine_that_nobody_awaits_is_no_success(driver: Driver) -> None:
@@ -420,7 +441,7 @@ def test_a_run_near_its_timeout_is_told_once(driver: Driver) -> None:
         ("1/0", "ZeroDivisionError"),
         ("import nothing_of_that_name", "nothing_of_that_name"),
         ("raise SystemExit(3)", "SystemExit"),
-        ("app = 5", "leads to no App"),
+        ("app = 5", "leads to no App: the module has `int` there"),
         ("def (", "SyntaxError"),
     ],
 )

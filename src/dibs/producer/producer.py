@@ -17,7 +17,7 @@ from weakref import WeakSet
 from dibs.brokers.contract import Broker
 from dibs.brokers.url import absolute, open_broker
 from dibs.clock import Clock, Randomness
-from dibs.errors import DibsError, EnqueueWhileImporting
+from dibs.errors import DibsError, EnqueueWhileImporting, OptionError
 from dibs.message import Message, Result
 from dibs.producer.door import Door
 from dibs.producer.handle import Handle, own
@@ -104,7 +104,16 @@ class Producer:
         return stream.stored
 
     def end_of(self, key: bytes, timeout: float | None) -> "concurrent.futures.Future[Result]":
-        """Return what will have the end of a job, or `TimeoutError` after so many seconds."""
+        """Return what will have the end of a job, or `TimeoutError` after so many seconds.
+
+        Raises:
+            OptionError: it is no number of seconds.
+        """
+        # Asked in this way round, NaN is refused too.
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+            raise OptionError(
+                f"`timeout` is {timeout!r}: give seconds from 0 on, or None for as long as it takes"
+            )
         with self._watching:  # two threads that wait for the first time must share one watcher
             if self._watcher is None:
                 from dibs.producer.watcher import Watcher  # most programs never wait
