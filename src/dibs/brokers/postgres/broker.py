@@ -1,0 +1,330 @@
+"""The PostgreSQL broker: the contract's verbs, each the call of one function of the schema.
+
+Must never: hold SQL, or take two transactions for one move. What the functions do is said in
+migrations/*.sql. Called by: whoever holds a `Broker`; made by `open_url`.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dibs.brokers import checks, contract
+from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
+from dibs.brokers.ends import other_end
+from dibs.brokers.postgres.inspector import PostgresInspector, result_of, text
+from dibs.clock import Clock
+from dibs.errors import BrokerUnavailable, PublishUnknown
+from dibs.libpq.arrays import (
+    BYTEA,
+    INT2,
+    INT4,
+    INT8,
+    TEXT,
+    UUID,
+    Array,
+    array,
+    array_of,
+    element,
+)
+from dibs.libpq.listener import Listener
+from dibs.libpq.session import Call, Session, Unanswered
+from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
+
+BATCH = 5_000
+LOOK_BACK_SECONDS = 0.5
+"""How long a claim that is granted all it asks for may start where the last one ended."""
+ANSWERS: dict[str, contract.Settled] = {
+    "applied": APPLIED,
+    "late": contract.Applied(late=True),
+    "stale": STALE,
+    "gone": GONE,
+}
+_SHARED = {
+    "task": TEXT,
+    "due_ms": INT8,
+    "priority": INT2,
+    "visibility_timeout_ms": INT8,
+    "timeout_ms": INT8,
+    "max_attempts": INT4,
+    "max_crashes": INT4,
+    "max_lost": INT4,
+    "unique_key": TEXT,
+    "headers": TEXT,
+    "version": INT8,
+}
+"""What is the same in messages that are `checks.alike`, by the type of its column."""
+
+
+class PostgresBroker(contract.Broker):
+    """Queues in one schema of a database, for processes anywhere."""
+
+    def __init__(
+        self,
+        session: Session,
+        bell: Listener,
+        clock: Clock,
+        *,
+        capabilities: contract.Capabilities,
+        created: bool,
+    ) -> None:
+        self.url = session.shown
+        self.created = created
+        self.capabilities = capabilities
+        self._session = session
+        self._bell = bell
+        self._clock = clock
+        self._floors: dict[str, int] = {}
+        self._look_back_at = 0.0
+        self._was_full = False
+        self._turn = 0
+
+    def declare(self, queues: Sequence[str]) -> None:
+        """Note the queues' names, and check what the server is set to."""
+        checks.queue_names(queues)
+        PostgresInspector(self._session).check()
+        self._session.call("declare_queues", array_of(TEXT, queues))
+
+    def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
+        """Store messages, all in one statement."""
+        checks.how_many(len(messages), self.capabilities)
+        runs = checks.alike(messages)
+        refused = checks.refusals(runs, self.capabilities)
+        if refused.count(None) == len(messages):
+            return self._stored(runs) if runs else []
+        fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
+        stored = iter(self._stored(checks.alike(fit)) if fit else ())
+        return [next(stored) if why is None else contract.Refused(why) for why in refused]
+
+    def _stored(self, runs: list[list[Message]]) -> list[contract.Published]:
+        each = [message for run in runs for message in run]
+        keys = [run[0].unique_key for run in runs for _ in run if run[0].unique_key is not None]
+        apart = len({m.id for m in each}) < len(each) or len(set(keys)) < len(keys)
+        if apart:
+            # One of them is a duplicate of another: each in a call of its own, to tell which.
+            calls = [_publish([[message]], [0]) for message in each]
+        elif keys:
+            order = sorted(range(len(each)), key=lambda place: each[place].unique_key or "")
+            calls = [_publish([[each[place]] for place in order], order)]
+        else:
+            calls = [_publish(runs, range(len(each)))]
+        rung = array_of(TEXT, sorted({run[0].queue for run in runs}))
+        try:
+            found = self._session.run(calls, ("ring", rung, None))
+        except Unanswered as error:
+            raise PublishUnknown(str(error)) from error
+        answers: list[contract.Published] = [STORED] * len(each)
+        for call, rows in enumerate(found):
+            for place, holder in rows:
+                answers[call + place] = UNKNOWN if holder is None else contract.Duplicate(holder)
+        return answers
+
+    def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
+        """Grant what is ready; whoever is granted too little first said that it waits."""
+        names = [q for q in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(q)]
+        limit = max(0, min(limit, BATCH))
+        channel = self._bell.channel()
+        # A claim that mostly gets all it asks for need not say that it waits before it knows.
+        if channel and limit and not self._was_full:
+            self._arm(channel, names)
+        found = self._granted(names, limit, channel)
+        self._was_full = len(found.leases) == limit
+        if self._was_full:
+            self._bell.armed = False
+        elif channel and not self._bell.armed:
+            self._arm(channel, names)
+            # Looked again once it is armed: what was published in between has rung nobody.
+            return contract.Claim(found.leases, 0) if found.leases else self._granted(
+                names, limit, channel
+            )
+        return found
+
+    def _arm(self, channel: str, names: Sequence[str]) -> None:
+        if not self._bell.armed:
+            self._session.call("arm", channel, array_of(TEXT, names))
+            self._bell.armed = True
+
+    def _granted(self, names: Sequence[str], limit: int, channel: str | None) -> contract.Claim:
+        self._turn += 1
+        start = self._turn % max(len(names), 1)
+        names = [*names[start:], *names[:start]]
+        now = self._clock.monotonic()
+        if now >= self._look_back_at:
+            self._floors.clear()
+            self._look_back_at = now + LOOK_BACK_SECONDS
+        floors = array_of(INT8, [self._floors.get(name, -1) for name in names])
+        rows = self._session.call("claim", array_of(TEXT, names), floors, limit, channel)
+        next_in: float | None = 0
+        if rows and rows[-1][0] is None:
+            wait = rows.pop()[18]
+            next_in = None if wait is None else wait / 1_000
+        leases = [_lease(row) for row in rows]
+        for lease in leases:
+            message = lease.message
+            if message.priority == 0:  # they come in order: the last one of a queue is the highest
+                self._floors[message.queue] = int(lease.receipt)
+        if leases:
+            shortest = min(lease.message.visibility_timeout_ms for lease in leases)
+            self._session.limit = min(self._session.limit, shortest / 6_000)
+        return contract.Claim(leases, next_in)
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
+        """End leases: acknowledgements together, everything else one by one."""
+        if not settlements:
+            return []
+        places = range(len(settlements))
+        if len({(s.lease.receipt, s.lease.message.id) for s in settlements}) < len(settlements):
+            groups = [[place] for place in places]  # the first of two counts: one after the other
+        else:
+            order = sorted(places, key=lambda place: settlements[place].lease.message.id)
+            acks = [place for place in order if type(settlements[place].outcome) is Ack]
+            groups = [acks] if acks else []
+            groups += [[p] for p in order if type(settlements[p].outcome) is not Ack]
+        calls = [_end([settlements[place] for place in group]) for group in groups]
+        try:
+            found = self._session.run(calls, _ring_for(settlements))
+        except Unanswered:
+            return [UNKNOWN] * len(settlements)
+        answers: list[contract.Settled] = [APPLIED] * len(settlements)
+        for call, group, rows in zip(calls, groups, found, strict=True):
+            if call[0] == "acknowledge":
+                for place, answer in rows:
+                    answers[group[place - 1]] = ANSWERS[answer]
+            else:
+                answers[group[0]] = ANSWERS[rows[0][0]]
+        return answers
+
+    def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
+        """Renew leases, also those that ran out and were not granted again."""
+        if not leases:
+            return []
+        own = {(lease.message.id, lease.receipt, lease.fence): lease for lease in leases}
+        keys = sorted(own)
+        lasts = array_of(INT8, [own[key].message.visibility_timeout_ms for key in keys])
+        try:
+            rows = self._session.call("extend", *_receipts([own[key] for key in keys]), lasts)
+        except Unanswered:
+            return [UNKNOWN] * len(leases)
+        held = {keys[place - 1]: contract.Held(ms / 1_000) for place, ms in rows}
+        asked = [(lease.message.id, lease.receipt, lease.fence) for lease in leases]
+        return [held.get(key, contract.Lost()) for key in asked]
+
+    def bell(self) -> int:
+        """Return the descriptor behind which the server's notifications come."""
+        return self._bell.fileno()
+
+    def results(self, ids: Sequence[bytes]) -> list[Result | None]:
+        """Say how messages ended, and be rung for the others."""
+        channel = self._bell.channel()
+        found = self._results(ids)
+        unfinished = [id for id, answer in zip(ids, found, strict=True) if answer is None][:BATCH]
+        if channel is None or set(unfinished) == self._bell.awaited:
+            return found
+        self._session.call("await_ends", channel, array_of(UUID, unfinished))
+        self._bell.awaited = frozenset(unfinished)
+        # Once more: what ended before the wish was known has rung nobody.
+        return self._results(ids) if unfinished else found
+
+    def _results(self, ids: Sequence[bytes]) -> list[Result | None]:
+        answers: list[Result | None] = [None] * len(ids)
+        for place, *row in self._session.call("results", array_of(UUID, ids)) if ids else ():
+            answers[place - 1] = result_of(ids[place - 1], row)
+        return answers
+
+    def inspector(self) -> contract.Inspector:
+        """Return the slow door."""
+        return PostgresInspector(self._session)
+
+    def idle(self) -> None:
+        """Drop results whose time is over."""
+        self._session.call("prune_results", 1_000)
+
+    def close(self) -> None:
+        """Close both connections; who waits for rings waits no more."""
+        channel = self._bell.close()
+        try:
+            if channel is not None and self._session.is_open:
+                self._session.call("forget", channel)
+        except BrokerUnavailable:
+            pass  # a ring for it finds that nobody listens
+        finally:
+            self._session.close()
+
+
+def _publish(runs: Sequence[Sequence[Message]], places: Sequence[int]) -> Call:
+    """Return the call that stores messages; what is alike in a run is encoded once."""
+    each = [message for run in runs for message in run]
+    names = list(dict.fromkeys(run[0].queue for run in runs))
+    number = {name: element(INT4, place) for place, name in enumerate(names, 1)}
+
+    def column(of: int, values: Sequence[Any]) -> Array:
+        return array(of, len(each), [element(of, v) * len(r) for v, r in zip(values, runs, strict=True)])
+
+    firsts = [run[0] for run in runs]
+    shared = {
+        name: column(of, [_stored_as(name, getattr(first, name)) for first in firsts])
+        for name, of in _SHARED.items()
+    }
+    queue_of = array(INT4, len(each), [number[run[0].queue] * len(run) for run in runs])
+    return (
+        "publish",
+        array_of(INT4, places),
+        array_of(UUID, [message.id for message in each]),
+        array_of(TEXT, names),
+        queue_of,
+        shared.pop("task"),
+        array_of(BYTEA, [message.args for message in each]),
+        *shared.values(),
+    )
+
+
+def _stored_as(name: str, value: Any) -> Any:
+    """Return a field as it is stored: text as in JSON, since a column holds no zero byte."""
+    if name == "headers":
+        return json.dumps(value) if value else None
+    return json.dumps(value, ensure_ascii=False)[1:-1] if isinstance(value, str) else value
+
+
+def _lease(row: Any) -> Lease:
+    (
+        id, queue, task, args, due, priority, held, run, attempts, max_crashes,
+        max_lost, key, headers, version, fence, failures, crashes, lost, expiry, seq,
+    ) = row  # fmt: skip
+    return Lease(
+        Message(
+            id, queue, text(task), args, due, priority, held, run, attempts, max_crashes,
+            max_lost, None if key is None else text(key),
+            json.loads(headers) if headers else {}, version,
+        ),
+        fence, failures, crashes, lost, expiry, seq,
+    )  # fmt: skip
+
+
+def _receipts(leases: Sequence[Lease]) -> tuple[Array, Array, Array]:
+    return (
+        array_of(UUID, [lease.message.id for lease in leases]),
+        array_of(INT8, [lease.receipt for lease in leases]),
+        array_of(INT4, [lease.fence for lease in leases]),
+    )
+
+
+def _end(settlements: Sequence[Settlement]) -> Call:
+    """Return the call that ends leases: any number of them by acknowledgement, or one otherwise."""
+    lease, outcome = settlements[0].lease, settlements[0].outcome
+    if type(outcome) is not Ack:
+        end = other_end(lease, outcome, 0)
+        why = (end["charge"], end["error"], end["reason"], end["kept"])
+        place = (lease.message.id.hex(), lease.receipt, lease.fence)
+        return ("end_otherwise", *place, end["since"], *why)
+    receipts = _receipts([settlement.lease for settlement in settlements])
+    acks = [s.outcome for s in settlements if type(s.outcome) is Ack]
+    if not any(ack.keep_ms > 0 for ack in acks):
+        return ("acknowledge", *receipts, None, None)
+    keeps = [min(ack.keep_ms, contract.MAX_DURATION_MS) for ack in acks]
+    values = [ack.result for ack in acks]
+    return ("acknowledge", *receipts, array_of(INT8, keeps), array_of(BYTEA, values))
+
+
+def _ring_for(settlements: Sequence[Settlement]) -> Call:
+    back = {s.lease.message.queue for s in settlements if type(s.outcome) is not Ack}
+    ended = [s.lease.message.id for s in settlements if type(s.outcome) in {Ack, DeadLetter}]
+    return ("ring", array_of(TEXT, sorted(back)), array_of(UUID, ended))

@@ -1,0 +1,227 @@
+"""What lies in the schema, for people and dashboards, what they do about it, and what is set wrong.
+
+Must never: hold a statement that moves anything; those are in migrations/0005_inspect.sql.
+Called by: `PostgresBroker`, `open_postgres`.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dibs.brokers import checks, contract
+from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Page
+from dibs.errors import BrokerRefused
+from dibs.libpq.arrays import TEXT, UUID, array_of
+from dibs.libpq.session import Row, Session
+from dibs.message import Attempt, Error, JobView, Message, QueueCounts, Result
+from dibs.states import State
+
+BATCH = 5_000
+STEP = 2_500  # purged in one transaction
+LISTINGS = {
+    State.READY: "list_ready",
+    State.SCHEDULED: "list_scheduled",
+    State.IN_FLIGHT: "list_leased",
+    State.DEAD: "list_dead",
+}
+_SETTINGS = """
+SELECT current_setting('server_version'), current_setting('server_version_num')::int,
+  current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes'),
+  current_setting('server_encoding'), pg_is_in_recovery(), current_setting('transaction_read_only'),
+  (SELECT string_agg(c.relname, ', ') FROM pg_class c WHERE c.relnamespace = '"{schema}"'::regnamespace
+    AND c.relkind = 'r' AND c.relpersistence = 'u' AND c.relname NOT IN ('waiter', 'awaited'))
+"""
+
+
+def capabilities(session: Session) -> contract.Capabilities:
+    """Return what the broker can do, at the level that the server's settings give."""
+    (row,) = session.execute(_SETTINGS.format(schema=session.schema))[0]
+    version, _, fsync, commit, *_ = row
+    note = f"PostgreSQL {version}, fsync={fsync}, synchronous_commit={commit}"
+    level: contract.Durability = "D2"
+    if commit == "off":
+        level = "D0"
+    elif fsync == "off":
+        level = "D1"
+    return contract.Capabilities(level, note, BATCH, 1 << 20)
+
+
+class PostgresInspector(contract.Inspector):
+    """Each look is one statement, and so of one moment; each move is one transaction."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def check(self) -> None:
+        """Refuse what would break the contract.
+
+        Raises:
+            BrokerRefused: a setting would; the text says how to mend it.
+        """
+        for finding in self.findings():
+            if finding.verdict == "bad":
+                raise BrokerRefused(
+                    f"{self._session.shown}: {finding.what} is {finding.found}: {finding.advice}"
+                )
+
+    def findings(self) -> list[Finding]:
+        """Look at what the server is set to."""
+        (row,) = self._session.execute(_SETTINGS.format(schema=self._session.schema))[0]
+        version, number, fsync, commit, pages, encoding, standby, read_only, unlogged = row
+        asked: list[tuple[str, str, bool, str]] = [
+            ("server_version", version, number >= 130000, "PostgreSQL 13 or later is needed"),
+            (
+                "synchronous_commit",
+                commit,
+                commit != "off",
+                "a crash of the server would lose jobs that were confirmed; set it to `on` for this"
+                " role: ALTER ROLE ... SET synchronous_commit = on",
+            ),
+            (
+                "pg_is_in_recovery",
+                "yes" if standby else "no",
+                not standby,
+                "this is a standby, which nothing can be stored on; name the primary, or all hosts"
+                " and target_session_attrs=read-write",
+            ),
+            (
+                "transaction_read_only",
+                "on" if read_only == "on" and not standby else "off",
+                read_only != "on" or standby,
+                "nothing could be stored; set default_transaction_read_only = off for this role",
+            ),
+            (
+                "unlogged tables",
+                unlogged or "none",
+                not unlogged,
+                "a crash of the server empties them; ALTER TABLE ... SET LOGGED each of them",
+            ),
+            (
+                "server_encoding",
+                encoding,
+                encoding == "UTF8",
+                "names and headers are any text, so the database must be made with ENCODING 'UTF8'",
+            ),
+        ]
+        found = [Finding(w, f, "good" if good else "bad", "" if good else advice) for w, f, good, advice in asked]
+        notes = {
+            "fsync": (fsync, "after a loss of power the database may be corrupt: level D1 only"),
+            "full_page_writes": (pages, "a page that was torn by a loss of power cannot be mended"),
+        }
+        for what, (value, advice) in notes.items():
+            good = value == "on"
+            found.append(Finding(what, value, "good" if good else "note", "" if good else advice))
+        return found
+
+    def queues(self) -> list[QueueCounts]:
+        """Count every queue, by name."""
+        return [
+            QueueCounts(name, ready, scheduled, in_flight, dead, None if ms is None else ms / 1_000, paused)
+            for name, ready, scheduled, in_flight, dead, ms, paused in self._session.call("counts")
+        ]
+
+    def jobs(
+        self, queue: str | None, state: State, limit: int = 100, after: str | None = None
+    ) -> Page:
+        """List the jobs of one state; a place is the three numbers of its listing."""
+        if limit <= 0:
+            return Page([], None)
+        start = (-1, -1, -1) if state is State.READY else (-(2**62), 0, 0)
+        place = start if after is None else tuple(map(int, after.split(".")))
+        verb = f"(job).*, now, x, y, z {LISTINGS[state]}"
+        rows = self._session.call(verb, queue, *place, limit)
+        following = ".".join(map(str, rows[-1][-3:])) if len(rows) == limit else None
+        return Page([_view(row) for row in rows], following)
+
+    def job(self, id: bytes) -> JobView | None:
+        """Look one job up."""
+        rows = self._session.call("(job).*, now, x, y, z look_up", id.hex())
+        return _view(rows[0]) if rows else None
+
+    def redrive(self, ids: Sequence[bytes]) -> list[Answered]:
+        """Send dead letters back, all in one step, and ring for them."""
+        _check_count(ids)
+        rows = self._session.call("redrive", array_of(UUID, ids)) if ids else []
+        back = sorted({queue for _, answer, queue in rows if answer is None})
+        if back:
+            self._session.call("ring", array_of(TEXT, back), None)
+        told = {None: REDRIVEN, "gone": GONE}
+        return [
+            told[answer] if answer in told else Duplicate(bytes.fromhex(answer.replace("-", "")))
+            for _, answer, _ in rows
+        ]
+
+    def discard(self, ids: Sequence[bytes]) -> int:
+        """Remove dead letters, all in one step."""
+        _check_count(ids)
+        return int(self._session.call("discard", array_of(UUID, ids))[0][0])
+
+    def purge(self, queue: str) -> int:
+        """Remove what waits, a step at a time, up to what was published last before the first."""
+        last = self._session.call("last_place")[0][0]
+        steps = [self._purged(queue, last)]
+        while steps[-1] == STEP:
+            steps.append(self._purged(queue, last))
+        return sum(steps)
+
+    def _purged(self, queue: str, last: int) -> int:
+        return int(self._session.call("purge", queue, last, STEP)[0][0])
+
+    def pause(self, queue: str) -> None:
+        """Note it where the next claim of any worker finds it."""
+        checks.queue_names([queue])
+        self._session.call("pause", queue, "true")
+
+    def resume(self, queue: str) -> None:
+        """Take the note away, and wake a worker for what has waited."""
+        self._session.run([("pause", queue, "false")], ("ring", array_of(TEXT, [queue]), None))
+
+
+def _check_count(ids: Sequence[bytes]) -> None:
+    checks.how_many(len(ids), contract.Capabilities("D2", "", BATCH, 0))
+
+
+def text(stored: str) -> str:
+    """Read text that is stored as in JSON."""
+    return str(json.loads(f'"{stored}"')) if "\\" in stored else stored
+
+
+def _view(row: Row) -> JobView:
+    fence, failures, crashes, lost, waiting, died, reason, error, expiry, due, attempts = row[14:25]
+    at, now = row[26:28]
+    state, since, until = State.READY, waiting, None
+    if at == "dead":
+        state, since = State.DEAD, died
+    elif at == "lease" and expiry > now:
+        state, since, until = State.IN_FLIGHT, None, expiry
+    elif at == "scheduled" and due > now:
+        state, since, until = State.SCHEDULED, None, due
+    why = (reason, None if error is None else _error(error), _attempts(attempts))
+    return JobView(_message(row), state, fence, failures, crashes, lost, since, until, *why)
+
+
+def _message(row: Row) -> Message:
+    id, queue, task, args, *numbers = row[:11]
+    key, headers, version = row[11:14]
+    key = None if key is None else text(key)
+    return Message(
+        id, queue, text(task), args, *numbers, key, json.loads(headers) if headers else {}, version
+    )
+
+
+def result_of(id: bytes, row: Any) -> Result:
+    """Make a result of a row that holds its value, or the reason and history of a dead letter."""
+    value, reason, error, attempts, kept = row
+    if error is None:
+        return Result(id, value, kept=bool(kept))
+    return Result(id, None, reason, _error(error), _attempts(attempts))
+
+
+def _error(stored: str) -> Error:
+    kind, message, traceback = json.loads(stored)
+    return Error(kind, message, traceback)
+
+
+def _attempts(stored: str) -> tuple[Attempt, ...]:
+    kept = json.loads(stored)
+    return tuple(Attempt(fence, at, charge, Error(*error)) for fence, at, charge, error in kept)
