@@ -83,4 +83,4 @@ class PostgresMachine(BrokerMachine):
 
 
 TestPostgresMachine = PostgresMachine.TestCase
-TestPostgresMachine.settings = settings()
+TestPostgresMachine.settings = settings(max_examples=15)

@@ -71,8 +71,12 @@ END $$;
 -- list_ready: in the order of claims; the place is queue, rank, seq.
 CREATE FUNCTION list_ready(name text, a bigint, b bigint, c bigint, most integer)
 RETURNS TABLE(job seen, now bigint, x bigint, y bigint, z bigint)
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT SET jit = off
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
+BEGIN
+  RETURN QUERY
   WITH moment AS MATERIALIZED (SELECT now_ms() AS now),
   chosen AS MATERIALIZED (SELECT q.no FROM queue q WHERE list_ready.name IS NULL OR q.name = list_ready.name),
   places AS (
@@ -90,15 +94,19 @@ AS $$
         AND l.expiry_ms <= moment.now AND (l.queue, l.rank, l.seq) > (a, b, c))
     ) p ORDER BY p.queue, p.rank, p.seq LIMIT most
   )
-  SELECT seen, moment.now, p.queue, p.rank, p.seq
-  FROM moment, places p JOIN seen ON seen.id = p.id ORDER BY p.queue, p.rank, p.seq
-$$;
+  SELECT seen, moment.now, p.queue::bigint, p.rank::bigint, p.seq
+  FROM moment, places p JOIN seen ON seen.id = p.id ORDER BY p.queue, p.rank, p.seq;
+END $$;
 
 -- list_scheduled: by due time; the place is due time, seq.
 CREATE FUNCTION list_scheduled(name text, a bigint, b bigint, c bigint, most integer)
 RETURNS TABLE(job seen, now bigint, x bigint, y bigint, z bigint)
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT SET jit = off
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
+BEGIN
+  RETURN QUERY
   WITH moment AS MATERIALIZED (SELECT now_ms() AS now),
   places AS (
     SELECT s.due_ms, s.seq, s.id FROM scheduled s, moment
@@ -106,43 +114,57 @@ AS $$
       AND (name IS NULL OR s.queue = (SELECT q.no FROM queue q WHERE q.name = list_scheduled.name))
     ORDER BY s.due_ms, s.seq LIMIT most
   )
-  SELECT seen, moment.now, p.due_ms, p.seq, 0
-  FROM moment, places p JOIN seen ON seen.id = p.id ORDER BY p.due_ms, p.seq
-$$;
+  SELECT seen, moment.now, p.due_ms, p.seq, 0::bigint
+  FROM moment, places p JOIN seen ON seen.id = p.id ORDER BY p.due_ms, p.seq;
+END $$;
 
 -- list_leased: in publish order; the place is seq.
 CREATE FUNCTION list_leased(name text, a bigint, b bigint, c bigint, most integer)
 RETURNS TABLE(job seen, now bigint, x bigint, y bigint, z bigint)
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT SET jit = off
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
+BEGIN
+  RETURN QUERY
   WITH moment AS MATERIALIZED (SELECT now_ms() AS now),
   places AS (
     SELECT l.seq, l.id FROM lease l, moment WHERE l.seq > a AND l.expiry_ms > moment.now
       AND (name IS NULL OR l.queue = (SELECT q.no FROM queue q WHERE q.name = list_leased.name))
     ORDER BY l.seq LIMIT most
   )
-  SELECT seen, moment.now, p.seq, 0, 0
-  FROM moment, places p JOIN seen ON seen.id = p.id ORDER BY p.seq
-$$;
+  SELECT seen, moment.now, p.seq, 0::bigint, 0::bigint
+  FROM moment, places p JOIN seen ON seen.id = p.id ORDER BY p.seq;
+END $$;
 
 -- list_dead: newest first; the place is minus the number of the dead letter.
 CREATE FUNCTION list_dead(name text, a bigint, b bigint, c bigint, most integer)
 RETURNS TABLE(job seen, now bigint, x bigint, y bigint, z bigint)
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT SET jit = off
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
+BEGIN
+  RETURN QUERY
   WITH places AS (
     SELECT d.no, d.id FROM dead d WHERE d.no < -a
       AND (name IS NULL OR d.queue = (SELECT q.no FROM queue q WHERE q.name = list_dead.name))
     ORDER BY d.no DESC LIMIT most
   )
-  SELECT seen, now_ms(), -p.no, 0, 0
-  FROM places p JOIN seen ON seen.id = p.id ORDER BY p.no DESC
-$$;
+  SELECT seen, now_ms(), -p.no, 0::bigint, 0::bigint
+  FROM places p JOIN seen ON seen.id = p.id ORDER BY p.no DESC;
+END $$;
 
 -- look_up: one message, wherever it is.
 CREATE FUNCTION look_up(of uuid) RETURNS TABLE(job seen, now bigint, x bigint, y bigint, z bigint)
-LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT SET jit = off
-AS $$ SELECT seen, now_ms(), 0, 0, 0 FROM seen WHERE seen.id = of $$;
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+BEGIN
+  RETURN QUERY
+  SELECT seen, now_ms(), 0::bigint, 0::bigint, 0::bigint FROM seen WHERE seen.id = of;
+END $$;
 
 -- redrive: sends dead letters back, in one step. Answers a row for each: its place, 'gone' if it is no dead
 -- letter, the id of the live message that has its key, or null if it is ready again; and its queue.
