@@ -15,6 +15,7 @@ from dibs.brokers.postgres import open_url
 from dibs.clock import Clock
 from dibs.testing import BrokerConformance, Harness
 from dibs.testing.machine import BrokerMachine
+from tests.servers.missing import not_installed
 from tests.servers.postgres import Server, programs, serving
 
 _numbers = count()
@@ -26,7 +27,7 @@ def server() -> Iterator[Server]:
     """A PostgreSQL server; where there is none to start, the test says so."""
     binaries = programs()
     if binaries is None:
-        pytest.skip("PostgreSQL is not installed: apt install postgresql (no service needed)")
+        not_installed("PostgreSQL", "postgresql")
     with serving(binaries, "autovacuum=off") as running:
         _servers.append(running)
         yield running

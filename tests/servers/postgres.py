@@ -93,7 +93,7 @@ class Server:
 
 @contextmanager
 def serving(binaries: Path, *settings: str) -> Iterator[Server]:
-    """Start a server, and stop it after. It is as quick as it can be, unless `settings` say more."""
+    """Start a server, and stop it after. It syncs no file, unless `settings` say so."""
     folder = Path(tempfile.mkdtemp(prefix="dibs-pg-"))
     user = None if os.getuid() else "postgres"
     if user:

@@ -32,7 +32,10 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "5000",
 }
-_READY = {pq.PollingStatus.READING: select.POLLIN, pq.PollingStatus.WRITING: select.POLLOUT}
+_READY = {
+    int(pq.PollingStatus.READING): select.POLLIN,
+    int(pq.PollingStatus.WRITING): select.POLLOUT,
+}
 
 
 class Address(Struct, frozen=True):

@@ -4,14 +4,17 @@ Owns: that connection, the channel's name, and what this holder has asked to be 
 Must never: make a call fail: without a bell its holder looks once a second.
 Called by: adapters.
 
-Whoever listens holds an advisory lock as long as the connection lives. So whoever rings can tell the
-dead, and the ring is not lost on them.
+Whoever listens holds an advisory lock as long as the connection lives. So whoever rings can tell
+the dead, and the ring is not lost on them.
 """
 
 from selectors import EVENT_READ, DefaultSelector
 
-from dibs.libpq.session import Session
 from dibs.errors import BrokerError
+from dibs.libpq.session import Session
+
+RING_SECONDS = 0.1
+"""How long a ring is waited for that was sent before the answer which told of it."""
 
 
 class Listener:
@@ -45,6 +48,13 @@ class Listener:
             return None
         self.armed = self.armed and b"work" not in rang
         return self._channel
+
+    def disarm(self, *, rung: bool) -> None:
+        """Note that its holder waits no more; a ring that is on its way to it is taken in."""
+        was_armed, self.armed = self.armed, False
+        if was_armed and rung:
+            self._selector.select(RING_SECONDS)
+            self.channel()
 
     def close(self) -> str | None:
         """Listen no more; return where it did."""

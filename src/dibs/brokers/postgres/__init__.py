@@ -10,9 +10,8 @@ from typing import Any
 
 from psycopg import Connection, Error
 
-from dibs.brokers.contract import CALL_LIMIT_SECONDS, Broker
-from dibs.brokers.postgres.broker import PostgresBroker
-from dibs.brokers.postgres.inspector import capabilities
+from dibs.brokers.contract import CALL_LIMIT_SECONDS, Broker, Capabilities
+from dibs.brokers.postgres.broker import BATCH, PostgresBroker
 from dibs.clock import Clock
 from dibs.errors import BrokerUnavailable, UrlError
 from dibs.libpq.dial import SETTINGS, Address, address, dial
@@ -81,11 +80,12 @@ def open_postgres(
         Session(connect, clock, shown, schema, CALL_LIMIT_SECONDS, persistent=listen)
         for _ in range(2)
     ]
+    level, note = sessions[0].call("about")[0][2:]
     return PostgresBroker(
         sessions[0],
         Listener(sessions[1] if listen else None, worker_id),
         clock,
-        capabilities=capabilities(sessions[0]),
+        capabilities=Capabilities(level, note, BATCH, 1 << 20),
         created=found == 0,
     )
 

@@ -4,19 +4,20 @@ Must never: hold SQL, or take two transactions for one move. What the functions 
 migrations/*.sql. Called by: whoever holds a `Broker`; made by `open_url`.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
 from dibs.brokers.ends import other_end
-from dibs.brokers.postgres.inspector import PostgresInspector, result_of, text
+from dibs.brokers.postgres.inspector import PostgresInspector, result_of
+from dibs.brokers.postgres.rows import COLUMNS, message_of, stored_field
 from dibs.clock import Clock
 from dibs.errors import BrokerUnavailable, PublishUnknown
 from dibs.libpq.arrays import (
     BYTEA,
-    INT2,
     INT4,
     INT8,
     TEXT,
@@ -27,7 +28,7 @@ from dibs.libpq.arrays import (
     element,
 )
 from dibs.libpq.listener import Listener
-from dibs.libpq.session import Call, Session, Unanswered
+from dibs.libpq.session import Call, Row, Session, Unanswered
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 
 BATCH = 5_000
@@ -39,20 +40,6 @@ ANSWERS: dict[str, contract.Settled] = {
     "stale": STALE,
     "gone": GONE,
 }
-_SHARED = {
-    "task": TEXT,
-    "due_ms": INT8,
-    "priority": INT2,
-    "visibility_timeout_ms": INT8,
-    "timeout_ms": INT8,
-    "max_attempts": INT4,
-    "max_crashes": INT4,
-    "max_lost": INT4,
-    "unique_key": TEXT,
-    "headers": TEXT,
-    "version": INT8,
-}
-"""What is the same in messages that are `checks.alike`, by the type of its column."""
 
 
 class PostgresBroker(contract.Broker):
@@ -87,35 +74,23 @@ class PostgresBroker(contract.Broker):
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Store messages, all in one statement."""
         checks.how_many(len(messages), self.capabilities)
-        runs = checks.alike(messages)
+        runs = runs_of(messages)
         refused = checks.refusals(runs, self.capabilities)
         if refused.count(None) == len(messages):
             return self._stored(runs) if runs else []
         fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
-        stored = iter(self._stored(checks.alike(fit)) if fit else ())
+        stored = iter(self._stored(runs_of(fit)) if fit else ())
         return [next(stored) if why is None else contract.Refused(why) for why in refused]
 
-    def _stored(self, runs: list[list[Message]]) -> list[contract.Published]:
-        each = [message for run in runs for message in run]
-        keys = [run[0].unique_key for run in runs for _ in run if run[0].unique_key is not None]
-        apart = len({m.id for m in each}) < len(each) or len(set(keys)) < len(keys)
-        if apart:
-            # One of them is a duplicate of another: each in a call of its own, to tell which.
-            calls = [_publish([[message]], [0]) for message in each]
-        elif keys:
-            order = sorted(range(len(each)), key=lambda place: each[place].unique_key or "")
-            calls = [_publish([[each[place]] for place in order], order)]
-        else:
-            calls = [_publish(runs, range(len(each)))]
-        rung = array_of(TEXT, sorted({run[0].queue for run in runs}))
+    def _stored(self, runs: list[Alike]) -> list[contract.Published]:
+        rung = array_of(TEXT, sorted({run.pattern.queue for run in runs}))
         try:
-            found = self._session.run(calls, ("ring", rung, None))
+            found = self._session.run(_publish_calls(runs), ("ring", rung, None))
         except Unanswered as error:
             raise PublishUnknown(str(error)) from error
-        answers: list[contract.Published] = [STORED] * len(each)
-        for call, rows in enumerate(found):
-            for place, holder in rows:
-                answers[call + place] = UNKNOWN if holder is None else contract.Duplicate(holder)
+        answers: list[contract.Published] = [STORED] * sum(map(len, runs))
+        for place, holder in (row for rows in found for row in rows):
+            answers[place] = UNKNOWN if holder is None else contract.Duplicate(holder)
         return answers
 
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
@@ -128,15 +103,13 @@ class PostgresBroker(contract.Broker):
             self._arm(channel, names)
         found = self._granted(names, limit, channel)
         self._was_full = len(found.leases) == limit
-        if self._was_full:
-            self._bell.armed = False
-        elif channel and not self._bell.armed:
-            self._arm(channel, names)
-            # Looked again once it is armed: what was published in between has rung nobody.
-            return contract.Claim(found.leases, 0) if found.leases else self._granted(
-                names, limit, channel
-            )
-        return found
+        if self._was_full or not channel or self._bell.armed:
+            return found
+        self._arm(channel, names)
+        # Looked again once it is armed: what was published in between has rung nobody.
+        if found.leases:
+            return contract.Claim(found.leases, 0)
+        return self._granted(names, limit, channel)
 
     def _arm(self, channel: str, names: Sequence[str]) -> None:
         if not self._bell.armed:
@@ -153,15 +126,14 @@ class PostgresBroker(contract.Broker):
             self._look_back_at = now + LOOK_BACK_SECONDS
         floors = array_of(INT8, [self._floors.get(name, -1) for name in names])
         rows = self._session.call("claim", array_of(TEXT, names), floors, limit, channel)
-        next_in: float | None = 0
-        if rows and rows[-1][0] is None:
-            wait = rows.pop()[18]
-            next_in = None if wait is None else wait / 1_000
+        *_, not_rung, wait, _ = rows.pop()
+        next_in = None if wait is None else wait / 1_000
+        if len(rows) == limit:
+            self._bell.disarm(rung=not not_rung)
+            next_in = 0
         leases = [_lease(row) for row in rows]
-        for lease in leases:
-            message = lease.message
-            if message.priority == 0:  # they come in order: the last one of a queue is the highest
-                self._floors[message.queue] = int(lease.receipt)
+        # They come in order: of a queue, the last one of priority 0 is the highest.
+        self._floors |= {row[1]: row[19] for row in rows if row[5] == 0}
         if leases:
             shortest = min(lease.message.visibility_timeout_ms for lease in leases)
             self._session.limit = min(self._session.limit, shortest / 6_000)
@@ -250,53 +222,40 @@ class PostgresBroker(contract.Broker):
             self._session.close()
 
 
-def _publish(runs: Sequence[Sequence[Message]], places: Sequence[int]) -> Call:
+def _publish_calls(runs: Sequence[Alike]) -> list[Call]:
+    """Return one call for all messages; one for each if one of them is a duplicate of another."""
+    ids = [id for run in runs for id in run.ids]
+    if all(run.pattern.unique_key is None for run in runs) and len(set(ids)) == len(ids):
+        return [_publish(runs, range(len(ids)))]
+    alone = list(enumerate(Alike(m, [m.id], [m.args]) for run in runs for m in run))
+    keys = [run.pattern.unique_key for _, run in alone if run.pattern.unique_key is not None]
+    if len(set(keys)) < len(keys) or len(set(ids)) < len(ids):
+        return [_publish([run], [place]) for place, run in alone]
+    alone.sort(key=lambda one: one[1].pattern.unique_key or "")
+    return [_publish([run for _, run in alone], [place for place, _ in alone])]
+
+
+def _publish(runs: Sequence[Alike], places: Sequence[int]) -> Call:
     """Return the call that stores messages; what is alike in a run is encoded once."""
-    each = [message for run in runs for message in run]
-    names = list(dict.fromkeys(run[0].queue for run in runs))
-    number = {name: element(INT4, place) for place, name in enumerate(names, 1)}
+    names = list(dict.fromkeys(run.pattern.queue for run in runs))
 
-    def column(of: int, values: Sequence[Any]) -> Array:
-        return array(of, len(each), [element(of, v) * len(r) for v, r in zip(values, runs, strict=True)])
+    def column(of: int, read: Callable[[Message], Any]) -> Array:
+        return array(of, len(places), [element(of, read(run.pattern)) * len(run) for run in runs])
 
-    firsts = [run[0] for run in runs]
-    shared = {
-        name: column(of, [_stored_as(name, getattr(first, name)) for first in firsts])
-        for name, of in _SHARED.items()
-    }
-    queue_of = array(INT4, len(each), [number[run[0].queue] * len(run) for run in runs])
     return (
         "publish",
         array_of(INT4, places),
-        array_of(UUID, [message.id for message in each]),
+        array_of(UUID, [id for run in runs for id in run.ids]),
         array_of(TEXT, names),
-        queue_of,
-        shared.pop("task"),
-        array_of(BYTEA, [message.args for message in each]),
-        *shared.values(),
+        column(INT4, lambda first: names.index(first.queue) + 1),
+        column(TEXT, partial(stored_field, "task")),
+        array_of(BYTEA, [args for run in runs for args in run.args]),
+        *(column(of, partial(stored_field, name)) for name, of in COLUMNS.items()),
     )
 
 
-def _stored_as(name: str, value: Any) -> Any:
-    """Return a field as it is stored: text as in JSON, since a column holds no zero byte."""
-    if name == "headers":
-        return json.dumps(value) if value else None
-    return json.dumps(value, ensure_ascii=False)[1:-1] if isinstance(value, str) else value
-
-
-def _lease(row: Any) -> Lease:
-    (
-        id, queue, task, args, due, priority, held, run, attempts, max_crashes,
-        max_lost, key, headers, version, fence, failures, crashes, lost, expiry, seq,
-    ) = row  # fmt: skip
-    return Lease(
-        Message(
-            id, queue, text(task), args, due, priority, held, run, attempts, max_crashes,
-            max_lost, None if key is None else text(key),
-            json.loads(headers) if headers else {}, version,
-        ),
-        fence, failures, crashes, lost, expiry, seq,
-    )  # fmt: skip
+def _lease(row: Row) -> Lease:
+    return Lease(message_of(row), *row[14:])
 
 
 def _receipts(leases: Sequence[Lease]) -> tuple[Array, Array, Array]:
@@ -310,13 +269,13 @@ def _receipts(leases: Sequence[Lease]) -> tuple[Array, Array, Array]:
 def _end(settlements: Sequence[Settlement]) -> Call:
     """Return the call that ends leases: any number of them by acknowledgement, or one otherwise."""
     lease, outcome = settlements[0].lease, settlements[0].outcome
-    if type(outcome) is not Ack:
+    if not isinstance(outcome, Ack):
         end = other_end(lease, outcome, 0)
         why = (end["charge"], end["error"], end["reason"], end["kept"])
         place = (lease.message.id.hex(), lease.receipt, lease.fence)
         return ("end_otherwise", *place, end["since"], *why)
     receipts = _receipts([settlement.lease for settlement in settlements])
-    acks = [s.outcome for s in settlements if type(s.outcome) is Ack]
+    acks = [s.outcome for s in settlements if isinstance(s.outcome, Ack)]
     if not any(ack.keep_ms > 0 for ack in acks):
         return ("acknowledge", *receipts, None, None)
     keeps = [min(ack.keep_ms, contract.MAX_DURATION_MS) for ack in acks]

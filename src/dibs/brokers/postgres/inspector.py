@@ -10,10 +10,11 @@ from typing import Any
 
 from dibs.brokers import checks, contract
 from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Page
+from dibs.brokers.postgres.rows import message_of
 from dibs.errors import BrokerRefused
 from dibs.libpq.arrays import TEXT, UUID, array_of
 from dibs.libpq.session import Row, Session
-from dibs.message import Attempt, Error, JobView, Message, QueueCounts, Result
+from dibs.message import Attempt, Error, JobView, QueueCounts, Result
 from dibs.states import State
 
 BATCH = 5_000
@@ -24,26 +25,6 @@ LISTINGS = {
     State.IN_FLIGHT: "list_leased",
     State.DEAD: "list_dead",
 }
-_SETTINGS = """
-SELECT current_setting('server_version'), current_setting('server_version_num')::int,
-  current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes'),
-  current_setting('server_encoding'), pg_is_in_recovery(), current_setting('transaction_read_only'),
-  (SELECT string_agg(c.relname, ', ') FROM pg_class c WHERE c.relnamespace = '"{schema}"'::regnamespace
-    AND c.relkind = 'r' AND c.relpersistence = 'u' AND c.relname NOT IN ('waiter', 'awaited'))
-"""
-
-
-def capabilities(session: Session) -> contract.Capabilities:
-    """Return what the broker can do, at the level that the server's settings give."""
-    (row,) = session.execute(_SETTINGS.format(schema=session.schema))[0]
-    version, _, fsync, commit, *_ = row
-    note = f"PostgreSQL {version}, fsync={fsync}, synchronous_commit={commit}"
-    level: contract.Durability = "D2"
-    if commit == "off":
-        level = "D0"
-    elif fsync == "off":
-        level = "D1"
-    return contract.Capabilities(level, note, BATCH, 1 << 20)
 
 
 class PostgresInspector(contract.Inspector):
@@ -66,58 +47,13 @@ class PostgresInspector(contract.Inspector):
 
     def findings(self) -> list[Finding]:
         """Look at what the server is set to."""
-        (row,) = self._session.execute(_SETTINGS.format(schema=self._session.schema))[0]
-        version, number, fsync, commit, pages, encoding, standby, read_only, unlogged = row
-        asked: list[tuple[str, str, bool, str]] = [
-            ("server_version", version, number >= 130000, "PostgreSQL 13 or later is needed"),
-            (
-                "synchronous_commit",
-                commit,
-                commit != "off",
-                "a crash of the server would lose jobs that were confirmed; set it to `on` for this"
-                " role: ALTER ROLE ... SET synchronous_commit = on",
-            ),
-            (
-                "pg_is_in_recovery",
-                "yes" if standby else "no",
-                not standby,
-                "this is a standby, which nothing can be stored on; name the primary, or all hosts"
-                " and target_session_attrs=read-write",
-            ),
-            (
-                "transaction_read_only",
-                "on" if read_only == "on" and not standby else "off",
-                read_only != "on" or standby,
-                "nothing could be stored; set default_transaction_read_only = off for this role",
-            ),
-            (
-                "unlogged tables",
-                unlogged or "none",
-                not unlogged,
-                "a crash of the server empties them; ALTER TABLE ... SET LOGGED each of them",
-            ),
-            (
-                "server_encoding",
-                encoding,
-                encoding == "UTF8",
-                "names and headers are any text, so the database must be made with ENCODING 'UTF8'",
-            ),
-        ]
-        found = [Finding(w, f, "good" if good else "bad", "" if good else advice) for w, f, good, advice in asked]
-        notes = {
-            "fsync": (fsync, "after a loss of power the database may be corrupt: level D1 only"),
-            "full_page_writes": (pages, "a page that was torn by a loss of power cannot be mended"),
-        }
-        for what, (value, advice) in notes.items():
-            good = value == "on"
-            found.append(Finding(what, value, "good" if good else "note", "" if good else advice))
-        return found
+        return [Finding(*row) for row in self._session.call("findings")]
 
     def queues(self) -> list[QueueCounts]:
         """Count every queue, by name."""
         return [
-            QueueCounts(name, ready, scheduled, in_flight, dead, None if ms is None else ms / 1_000, paused)
-            for name, ready, scheduled, in_flight, dead, ms, paused in self._session.call("counts")
+            QueueCounts(name, ready, later, held, dead, None if ms is None else ms / 1_000, paused)
+            for name, ready, later, held, dead, ms, paused in self._session.call("counts")
         ]
 
     def jobs(
@@ -145,7 +81,7 @@ class PostgresInspector(contract.Inspector):
         back = sorted({queue for _, answer, queue in rows if answer is None})
         if back:
             self._session.call("ring", array_of(TEXT, back), None)
-        told = {None: REDRIVEN, "gone": GONE}
+        told: dict[str | None, Answered] = {None: REDRIVEN, "gone": GONE}
         return [
             told[answer] if answer in told else Duplicate(bytes.fromhex(answer.replace("-", "")))
             for _, answer, _ in rows
@@ -181,11 +117,6 @@ def _check_count(ids: Sequence[bytes]) -> None:
     checks.how_many(len(ids), contract.Capabilities("D2", "", BATCH, 0))
 
 
-def text(stored: str) -> str:
-    """Read text that is stored as in JSON."""
-    return str(json.loads(f'"{stored}"')) if "\\" in stored else stored
-
-
 def _view(row: Row) -> JobView:
     fence, failures, crashes, lost, waiting, died, reason, error, expiry, due, attempts = row[14:25]
     at, now = row[26:28]
@@ -197,16 +128,7 @@ def _view(row: Row) -> JobView:
     elif at == "scheduled" and due > now:
         state, since, until = State.SCHEDULED, None, due
     why = (reason, None if error is None else _error(error), _attempts(attempts))
-    return JobView(_message(row), state, fence, failures, crashes, lost, since, until, *why)
-
-
-def _message(row: Row) -> Message:
-    id, queue, task, args, *numbers = row[:11]
-    key, headers, version = row[11:14]
-    key = None if key is None else text(key)
-    return Message(
-        id, queue, text(task), args, *numbers, key, json.loads(headers) if headers else {}, version
-    )
+    return JobView(message_of(row), state, fence, failures, crashes, lost, since, until, *why)
 
 
 def result_of(id: bytes, row: Any) -> Result:

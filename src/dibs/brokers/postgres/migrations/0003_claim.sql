@@ -6,8 +6,9 @@
 -- without it.
 -- `me` is the channel of a caller who can be rung, else null: if it got all that it asked for, it waits
 -- no more, and the next who does is rung for what is left.
--- Answers the leases, and, if it found fewer than `most`, a last row without an id, whose `expiry_ms` is
--- in how many ms something falls due or runs out; null if never.
+-- Answers the leases, and a last row without an id. If there were fewer leases than `most`, its `expiry_ms`
+-- is in how many ms something falls due or runs out, null if never. Else its `lost` is 0 if the caller had
+-- been rung before it stopped waiting: the ring may still be on its way.
 --
 -- Its plan is forced. A plan is made before the tables were ever analysed, and kept for as long as the
 -- connection lives: so each scan is one range of an index in its order, and the planner is forbidden
@@ -92,16 +93,16 @@ BEGIN
     END LOOP;
     waiting := more;
   END LOOP;
-  IF room = 0 AND me IS NOT NULL THEN
+  IF room = 0 THEN
     UPDATE waiter w SET armed = false WHERE w.channel = me AND w.armed;
-    PERFORM ring_one(q.name) FROM queue q WHERE q.name = ANY(names) AND NOT q.paused
+    lost := FOUND::integer;
+    PERFORM ring_one(q.name) FROM queue q WHERE me IS NOT NULL AND q.name = ANY(names) AND NOT q.paused
     AND EXISTS (SELECT FROM waiter w WHERE w.armed AND q.name = ANY(w.queues))
     AND EXISTS (SELECT FROM ready r WHERE r.queue = q.no);
-  END IF;
-  IF room > 0 THEN
+  ELSE
     expiry_ms := next_wait(now);
-    RETURN NEXT;
   END IF;
+  RETURN NEXT;
 END $$;
 
 -- Moves on what only time moves, in every queue: what fell due, at each claim; once a second, for all

@@ -261,10 +261,58 @@ BEGIN
   UPDATE queue q SET paused = stop WHERE q.name = pause.name;
 END $$;
 
--- about: which schema this is, and whose store.
-CREATE FUNCTION about() RETURNS TABLE(version integer, store uuid)
+-- about: which schema this is, whose store, and how durable what it holds: a server that answers before
+-- its log is on the disk may lose what it confirmed when one of its processes dies.
+CREATE FUNCTION about() RETURNS TABLE(version integer, store uuid, level text, note text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
-AS $$ SELECT (SELECT max(m.version) FROM migration m), (SELECT m.store FROM meta m) $$;
+AS $$
+  SELECT (SELECT max(m.version) FROM migration m), (SELECT m.store FROM meta m),
+    CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'D0'
+      WHEN current_setting('fsync') = 'off' THEN 'D1' ELSE 'D2' END,
+    format('PostgreSQL, synchronous_commit=%s, fsync=%s',
+      current_setting('synchronous_commit'), current_setting('fsync'))
+$$;
+
+-- findings: what the server is set to, whether that is 'good', worth a 'note' or 'bad', and how to mend it.
+CREATE FUNCTION findings() RETURNS TABLE(what text, found text, verdict text, advice text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+  WITH unlogged AS (
+    SELECT string_agg(c.relname, ', ' ORDER BY c.relname) AS names FROM pg_class c
+    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'
+      AND c.relpersistence = 'u' AND c.relname NOT IN ('waiter', 'awaited')
+  )
+  SELECT f.what, f.found, CASE WHEN f.good THEN 'good' ELSE f.otherwise END,
+    CASE WHEN f.good THEN '' ELSE f.advice END
+  FROM unlogged u, LATERAL (VALUES
+    ('server_version', current_setting('server_version'),
+      current_setting('server_version_num')::integer >= 130000, 'bad',
+      'PostgreSQL 13 or later is needed'),
+    ('synchronous_commit', current_setting('synchronous_commit'),
+      current_setting('synchronous_commit') <> 'off', 'bad',
+      'a crash of the server would lose jobs that were confirmed; for the role that dibs connects as:'
+      ' ALTER ROLE name SET synchronous_commit = on'),
+    ('role of the server', CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END,
+      NOT pg_is_in_recovery(), 'bad',
+      'nothing can be stored on a standby; name the primary, or all hosts and'
+      ' target_session_attrs=read-write'),
+    ('default_transaction_read_only', current_setting('default_transaction_read_only'),
+      current_setting('default_transaction_read_only') = 'off', 'bad',
+      'nothing can be stored; ALTER ROLE name SET default_transaction_read_only = off'),
+    ('unlogged tables', coalesce(u.names, 'none'), u.names IS NULL, 'bad',
+      'a crash of the server empties them; ALTER TABLE name SET LOGGED for each'),
+    ('server_encoding', current_setting('server_encoding'),
+      current_setting('server_encoding') = 'UTF8', 'bad',
+      'a task''s name is any text; make the database with ENCODING ''UTF8'''),
+    ('fsync', current_setting('fsync'), current_setting('fsync') = 'on', 'note',
+      'after a loss of power the whole database may be corrupt; set it to on'),
+    ('full_page_writes', current_setting('full_page_writes'),
+      current_setting('full_page_writes') = 'on', 'note',
+      'a page that is torn by a loss of power cannot be mended; set it to on'),
+    ('autovacuum', current_setting('autovacuum'), current_setting('autovacuum') = 'on', 'note',
+      'finished jobs leave dead rows that nothing clears up; set it to on')
+  ) f(what, found, good, otherwise, advice)
+$$;
 
 -- Nobody may do anything but who is granted it: docs/postgres.md has the grants of each role.
 DO $$
