@@ -6,7 +6,6 @@ Called by: adapters.
 """
 
 import select
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -17,7 +16,7 @@ from dibs.clock import Clock
 from dibs.errors import UrlError
 from dibs.spelling import did_you_mean
 
-SETTINGS = {
+_SETTINGS = {
     # Less than the client's own limit, so that the server's answer, a certain no, comes first.
     "statement_timeout": "4500",
     "lock_timeout": "2000",
@@ -32,6 +31,7 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "5000",
 }
+SCHEMA = "dibs"
 _READY = {
     int(pq.PollingStatus.READING): select.POLLIN,
     int(pq.PollingStatus.WRITING): select.POLLOUT,
@@ -39,10 +39,14 @@ _READY = {
 
 
 class Address(Struct, frozen=True):
-    """Where to connect to, by libpq's parameters, and the options of the URL that are ours."""
+    """Where to connect to, by libpq's parameters, and what of the URL is ours.
+
+    `listen` False: a pooler gives each transaction another connection, which keeps no settings.
+    """
 
     parameters: dict[str, Any]
-    options: dict[str, str]
+    schema: str
+    listen: bool
 
     @property
     def shown(self) -> str:
@@ -51,24 +55,27 @@ class Address(Struct, frozen=True):
         host, port = str(of.get("host", "localhost")), of.get("port")
         by_socket = host.startswith(("/", "@"))
         place = "" if by_socket else host if port is None else f"{host}:{port}"
-        query = urlencode({"host": host} if by_socket else {}, safe="/")
-        return f"postgresql://{place}/{of.get('dbname', '')}{'?' if query else ''}{query}"
+        query = {"host": host} if by_socket else {}
+        query |= {} if self.schema == SCHEMA else {"schema": self.schema}
+        text = urlencode(query, safe="/")
+        return f"postgresql://{place}/{of.get('dbname', '')}{'?' if text else ''}{text}"
 
 
-def address(url: str, known: Mapping[str, str]) -> Address:
-    """Read a URL as libpq does; `known` are the options that are ours, and their defaults.
+def address(url: str) -> Address:
+    """Read a URL as libpq does, less `schema=` and `listen=`.
 
     Raises:
         UrlError: it cannot be read, or has an option that nobody knows.
     """
     place, _, query = url.partition("?")
     given = parse_qsl(query, keep_blank_values=True)
-    theirs = [(name, value) for name, value in given if name not in known]
+    ours = {"schema": SCHEMA, "listen": "yes"}
+    theirs = [(name, value) for name, value in given if name not in ours]
     keywords = [default.keyword.decode() for default in pq.Conninfo.get_defaults()]
     for name, _ in theirs:
         if name not in keywords:
-            guess = did_you_mean(name, (*known, *keywords))
-            raise UrlError(f"postgresql://...: there is no option `{name}`{guess}")
+            guess = did_you_mean(name, (*ours, *keywords))
+            raise UrlError(f"a PostgreSQL URL has no option `{name}`{guess}")
     try:
         read = conninfo.conninfo_to_dict(f"{place}?{urlencode(theirs)}" if theirs else place)
     except ProgrammingError:
@@ -76,8 +83,15 @@ def address(url: str, known: Mapping[str, str]) -> Address:
             "a PostgreSQL URL cannot be read: write postgresql://user:password@host:5432/database,"
             " with %40 for an @ in a name or password"
         ) from None
-    parameters = {key: value for key, value in read.items() if value is not None}
-    return Address(_DEFAULTS | parameters, dict(known) | {k: v for k, v in given if k in known})
+    ours |= {name: value for name, value in given if name in ours}
+    if ours["listen"] not in {"yes", "no"} or not ours["schema"].isidentifier():
+        raise UrlError("of a PostgreSQL URL, `listen` is yes or no, and `schema` a plain name")
+    parameters = _DEFAULTS | {name: value for name, value in read.items() if value is not None}
+    listen = ours["listen"] == "yes"
+    if listen:
+        settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
+        parameters["options"] = f"{settings} {parameters.get('options', '')}".strip()
+    return Address(parameters, ours["schema"], listen)
 
 
 def dial(parameters: dict[str, Any], clock: Clock, seconds: float) -> Connection[Any]:

@@ -20,6 +20,9 @@ from psycopg.types.string import ByteaBinaryLoader
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable
 
+Connect = Callable[[float], Connection[Any]]
+"""Makes a connection, within so many seconds."""
+
 Row = tuple[Any, ...]
 Call = tuple[Any, ...]
 """The name of a function, and its arguments: text, numbers, None, or an `arrays.Array`."""
@@ -41,6 +44,18 @@ class Failed(BrokerError):
         self.state = state
 
 
+def reached(connect: Connect, seconds: float, shown: str) -> Connection[Any]:
+    """Connect.
+
+    Raises:
+        BrokerUnavailable: nobody answers, or the server says no.
+    """
+    try:
+        return connect(seconds)
+    except Error as error:
+        raise BrokerUnavailable(f"{shown} cannot be reached: {_first_line(error)}") from error
+
+
 class Session:
     """A connection that is opened anew whenever it is gone.
 
@@ -51,7 +66,7 @@ class Session:
 
     def __init__(
         self,
-        connect: Callable[[float], Connection[Any]],
+        connect: Connect,
         clock: Clock,
         shown: str,
         schema: str,
@@ -79,10 +94,13 @@ class Session:
         """Call one function; return its rows."""
         return self.run([call])[0]
 
-    def run(self, calls: Sequence[Call], after: Call | None = None) -> list[list[Row]]:
+    def run(
+        self, calls: Sequence[Call], *, before: Call | None = None, after: Call | None = None
+    ) -> list[list[Row]]:
         """Call functions in one transaction; return the rows of each.
 
-        `after` is called when that is committed, and whatever becomes of it is nobody's affair.
+        `before` is called in a transaction before that, and `after` in one after it, without a way
+        to the server and back in between; whatever becomes of them is nobody's affair.
 
         Raises:
             Unanswered: the connection was lost on the way, or no answer came in time.
@@ -91,7 +109,7 @@ class Session:
         """
         for tries_left in reversed(range(_TRIES)):
             try:
-                return self._run(calls, after)
+                return self._run([[before] if before else [], calls, [after] if after else []])
             except Failed as error:
                 if not tries_left or error.state not in {"40001", "40P01"}:
                     raise meaning(error, self.shown) from error
@@ -132,41 +150,37 @@ class Session:
     def _opened(self) -> pq.abc.PGconn:
         self._deadline = self._clock.monotonic() + self.limit
         if self._held is None:
-            try:
-                held = self._connect(self.limit)
-            except Error as error:
-                text = f"{self.shown} cannot be reached: {_first_line(error)}"
-                raise BrokerUnavailable(text) from error
+            held = reached(self._connect, self.limit, self.shown)
             held.pgconn.nonblocking = 1
             held.pgconn.enter_pipeline_mode()
             self._held = held
         return self._held.pgconn
 
-    def _run(self, calls: Sequence[Call], after: Call | None) -> list[list[Row]]:
+    def _run(self, transactions: Sequence[Sequence[Call]]) -> list[list[Row]]:
+        """Run three transactions, of which the second counts."""
         connection = self._opened()
-        answers: list[list[Row]] = []
-        failed: list[Failed] = []
+        _, calls, _ = transactions
+        found: list[list[list[Row]]] = [[] for _ in transactions]
+        failed: list[list[Failed]] = [[] for _ in transactions]
         try:
-            sent = [self._send(connection, call) for call in calls]
-            connection.pipeline_sync()
-            later = [] if after is None else [self._send(connection, after)]
-            if after is not None:
+            sent: list[list[bool]] = []
+            for transaction in transactions:
+                sent.append([self._send(connection, call) for call in transaction])
                 connection.pipeline_sync()
-            self._receive(connection, sent, answers, failed)
-            if after is not None:
-                self._receive(connection, later, [], [])
+            for each, answers, failures in zip(sent, found, failed, strict=True):
+                self._receive(connection, each, answers, failures)
         except Error as error:
             self.close()
-            if failed or len(answers) < len(calls):
+            if failed[1] or len(found[1]) < len(calls):
                 raise Unanswered(f"{self.shown}: {_first_line(error)}") from error
         except BaseException:
             self.close()  # an answer may be on its way, and must not be taken for another's
             raise
-        if failed:
-            if any(sent):
-                self.close()  # nobody knows which of them the server has prepared
-            raise failed[0]
-        return answers
+        if any(failed) and any(map(any, sent)):
+            self.close()  # nobody knows which statements the server has prepared
+        if failed[1]:
+            raise failed[1][0]
+        return found[1]
 
     def _send(self, connection: pq.abc.PGconn, call: Call) -> bool:
         """Send one call; return whether its statement was prepared before it."""

@@ -12,21 +12,16 @@ from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
 from dibs.brokers.ends import other_end
-from dibs.brokers.postgres.inspector import PostgresInspector, result_of
-from dibs.brokers.postgres.rows import COLUMNS, message_of, stored_field
-from dibs.clock import Clock
-from dibs.errors import BrokerUnavailable, PublishUnknown
-from dibs.libpq.arrays import (
-    BYTEA,
-    INT4,
-    INT8,
-    TEXT,
-    UUID,
-    Array,
-    array,
-    array_of,
-    element,
+from dibs.brokers.postgres.inspector import (
+    COLUMNS,
+    PostgresInspector,
+    message_of,
+    result_of,
+    stored_field,
 )
+from dibs.clock import Clock
+from dibs.errors import BrokerUnavailable, OptionError, PublishUnknown
+from dibs.libpq.arrays import BYTEA, INT4, INT8, TEXT, UUID, Array, array, array_of, element
 from dibs.libpq.listener import Listener
 from dibs.libpq.session import Call, Row, Session, Unanswered
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
@@ -52,12 +47,14 @@ class PostgresBroker(contract.Broker):
         clock: Clock,
         *,
         capabilities: contract.Capabilities,
+        store: bytes,
         created: bool,
     ) -> None:
         self.url = session.shown
         self.created = created
         self.capabilities = capabilities
         self._session = session
+        self._store = store
         self._bell = bell
         self._clock = clock
         self._floors: dict[str, int] = {}
@@ -85,7 +82,7 @@ class PostgresBroker(contract.Broker):
     def _stored(self, runs: list[Alike]) -> list[contract.Published]:
         rung = array_of(TEXT, sorted({run.pattern.queue for run in runs}))
         try:
-            found = self._session.run(_publish_calls(runs), ("ring", rung, None))
+            found = self._session.run(_publish_calls(runs), after=("ring", rung, None))
         except Unanswered as error:
             raise PublishUnknown(str(error)) from error
         answers: list[contract.Published] = [STORED] * sum(map(len, runs))
@@ -93,51 +90,75 @@ class PostgresBroker(contract.Broker):
             answers[place] = UNKNOWN if holder is None else contract.Duplicate(holder)
         return answers
 
+    def publish_on(
+        self, connection: contract.CallersConnection, messages: Sequence[Message]
+    ) -> list[contract.Published]:
+        """Store messages in the caller's transaction, each by one statement on its connection."""
+        schema = self._session.schema
+        there = f"SELECT to_regproc('\"{schema}\".publish_here') IS NOT NULL"
+        if connection.dialect != "postgresql" or connection.rows(there) != [(True,)]:
+            raise OptionError(f"`connection` does not lead to the queues of {self.url}")
+        return [self._stored_on(connection, message) for message in messages]
+
+    def _stored_on(
+        self, connection: contract.CallersConnection, message: Message
+    ) -> contract.Published:
+        if why := checks.refusal(message, self.capabilities):
+            return contract.Refused(why)
+        fields = [stored_field(name, message) for name in COLUMNS]
+        task, args = stored_field("task", message), message.args.hex()
+        values = [self._store.hex(), message.id.hex(), message.queue, task, args, *fields]
+        places = ", ".join("?" * len(values))
+        sql = f'SELECT "{self._session.schema}".publish_here({places})'
+        ((answer,),) = connection.rows(sql, *values)
+        if answer == "elsewhere":
+            raise OptionError(f"`connection` leads to queues of that name that are not {self.url}")
+        named: dict[str, contract.Published] = {"stored": STORED, "ended": UNKNOWN}
+        return named.get(answer) or contract.Duplicate(bytes.fromhex(answer.replace("-", "")))
+
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         """Grant what is ready; whoever is granted too little first said that it waits."""
         names = [q for q in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(q)]
         limit = max(0, min(limit, BATCH))
         channel = self._bell.channel()
         # A claim that mostly gets all it asks for need not say that it waits before it knows.
-        if channel and limit and not self._was_full:
-            self._arm(channel, names)
-        found = self._granted(names, limit, channel)
+        found = self._granted(names, limit, channel, arm=not self._was_full)
         self._was_full = len(found.leases) == limit
-        if self._was_full or not channel or self._bell.armed:
+        if self._was_full or channel is None or self._bell.armed:
             return found
-        self._arm(channel, names)
         # Looked again once it is armed: what was published in between has rung nobody.
-        if found.leases:
-            return contract.Claim(found.leases, 0)
-        return self._granted(names, limit, channel)
+        more = self._granted(names, limit - len(found.leases), channel, arm=True)
+        return contract.Claim([*found.leases, *more.leases], more.next_in)
 
-    def _arm(self, channel: str, names: Sequence[str]) -> None:
-        if not self._bell.armed:
-            self._session.call("arm", channel, array_of(TEXT, names))
-            self._bell.armed = True
-
-    def _granted(self, names: Sequence[str], limit: int, channel: str | None) -> contract.Claim:
+    def _granted(
+        self, names: Sequence[str], limit: int, channel: str | None, *, arm: bool
+    ) -> contract.Claim:
         self._turn += 1
         start = self._turn % max(len(names), 1)
-        names = [*names[start:], *names[:start]]
+        asked = array_of(TEXT, [*names[start:], *names[:start]])
         now = self._clock.monotonic()
         if now >= self._look_back_at:
             self._floors.clear()
             self._look_back_at = now + LOOK_BACK_SECONDS
-        floors = array_of(INT8, [self._floors.get(name, -1) for name in names])
-        rows = self._session.call("claim", array_of(TEXT, names), floors, limit, channel)
-        *_, not_rung, wait, _ = rows.pop()
-        next_in = None if wait is None else wait / 1_000
+        floors = array_of(INT8, [self._floors.get(q, -1) for q in (*names[start:], *names[:start])])
+        before = None
+        if arm and channel is not None and limit and not self._bell.armed:
+            before = ("arm", channel, asked)
+            self._bell.armed = True
+        ((*rows, last),) = self._session.run(
+            [("claim", asked, floors, limit, channel)], before=before
+        )
+        not_rung, wait, _ = last[17:]
         if len(rows) == limit:
             self._bell.disarm(rung=not not_rung)
-            next_in = 0
-        leases = [_lease(row) for row in rows]
+            wait = 0
         # They come in order: of a queue, the last one of priority 0 is the highest.
         self._floors |= {row[1]: row[19] for row in rows if row[5] == 0}
+        leases = [_lease(row) for row in rows]
         if leases:
             shortest = min(lease.message.visibility_timeout_ms for lease in leases)
             self._session.limit = min(self._session.limit, shortest / 6_000)
-        return contract.Claim(leases, next_in)
+        return contract.Claim(leases, None if wait is None else wait / 1_000)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases: acknowledgements together, everything else one by one."""
@@ -153,7 +174,7 @@ class PostgresBroker(contract.Broker):
             groups += [[p] for p in order if type(settlements[p].outcome) is not Ack]
         calls = [_end([settlements[place] for place in group]) for group in groups]
         try:
-            found = self._session.run(calls, _ring_for(settlements))
+            found = self._session.run(calls, after=_ring_for(settlements))
         except Unanswered:
             return [UNKNOWN] * len(settlements)
         answers: list[contract.Settled] = [APPLIED] * len(settlements)

@@ -1,7 +1,7 @@
 """What lies in the schema, for people and dashboards, what they do about it, and what is set wrong.
 
-Must never: hold a statement that moves anything; those are in migrations/0005_inspect.sql.
-Called by: `PostgresBroker`, `open_postgres`.
+Owns: what a row means: text is stored escaped as in JSON, since no column holds a zero byte.
+Must never: hold SQL; the functions are in migrations/0005_inspect.sql. Called by: `PostgresBroker`.
 """
 
 import json
@@ -10,11 +10,10 @@ from typing import Any
 
 from dibs.brokers import checks, contract
 from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Page
-from dibs.brokers.postgres.rows import message_of
 from dibs.errors import BrokerRefused
-from dibs.libpq.arrays import TEXT, UUID, array_of
+from dibs.libpq.arrays import INT2, INT4, INT8, TEXT, UUID, array_of
 from dibs.libpq.session import Row, Session
-from dibs.message import Attempt, Error, JobView, QueueCounts, Result
+from dibs.message import Attempt, Error, JobView, Message, QueueCounts, Result
 from dibs.states import State
 
 BATCH = 5_000
@@ -25,6 +24,19 @@ LISTINGS = {
     State.IN_FLIGHT: "list_leased",
     State.DEAD: "list_dead",
 }
+COLUMNS = {
+    "due_ms": INT8,
+    "priority": INT2,
+    "visibility_timeout_ms": INT8,
+    "timeout_ms": INT8,
+    "max_attempts": INT4,
+    "max_crashes": INT4,
+    "max_lost": INT4,
+    "unique_key": TEXT,
+    "headers": TEXT,
+    "version": INT8,
+}
+"""The fields of a message that follow its arguments, and what is stored of each."""
 
 
 class PostgresInspector(contract.Inspector):
@@ -110,7 +122,9 @@ class PostgresInspector(contract.Inspector):
 
     def resume(self, queue: str) -> None:
         """Take the note away, and wake a worker for what has waited."""
-        self._session.run([("pause", queue, "false")], ("ring", array_of(TEXT, [queue]), None))
+        self._session.run(
+            [("pause", queue, "false")], after=("ring", array_of(TEXT, [queue]), None)
+        )
 
 
 def _check_count(ids: Sequence[bytes]) -> None:
@@ -147,3 +161,25 @@ def _error(stored: str) -> Error:
 def _attempts(stored: str) -> tuple[Attempt, ...]:
     kept = json.loads(stored)
     return tuple(Attempt(fence, at, charge, Error(*error)) for fence, at, charge, error in kept)
+
+
+def stored_field(name: str, message: Message) -> Any:
+    """Return a field of a message as its column has it."""
+    value = getattr(message, name)
+    if name == "headers":
+        return json.dumps(value) if value else None
+    return json.dumps(value, ensure_ascii=False)[1:-1] if isinstance(value, str) else value
+
+
+def message_of(row: Row) -> Message:
+    """Return the message of a row that begins with its fields."""
+    id, queue, task, args, due, priority, held, run, attempts, crashes, lost, *rest = row[:14]
+    key, headers, version = rest
+    return Message(
+        id, queue, _text(task), args, due, priority, held, run, attempts, crashes, lost,
+        None if key is None else _text(key), json.loads(headers) if headers else {}, version,
+    )  # fmt: skip
+
+
+def _text(stored: str) -> str:
+    return str(json.loads(f'"{stored}"')) if "\\" in stored else stored
