@@ -99,17 +99,8 @@ def serving(binaries: Path, *settings: str) -> Iterator[Server]:
     if user:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
     data = folder / "data"
-    initdb = [
-        str(binaries / "initdb"),
-        "-D",
-        str(data),
-        "-U",
-        "dibs",
-        "--auth=trust",
-        "-E",
-        "UTF8",
-        "-N",
-    ]
+    how = ("-U", "dibs", "--auth=trust", "-E", "UTF8", "-N")
+    initdb = [str(binaries / "initdb"), "-D", str(data), *how]
     subprocess.run(initdb, check=True, capture_output=True, user=user, cwd=folder)
     asked = ("listen_addresses=", f"unix_socket_directories={folder}", "fsync=off", *settings)
     options = [part for setting in asked for part in ("-c", setting)]

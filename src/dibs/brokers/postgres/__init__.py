@@ -10,8 +10,8 @@ from typing import Any
 
 from psycopg import Connection
 
-from dibs.brokers.contract import CALL_LIMIT_SECONDS, Broker, Capabilities
-from dibs.brokers.postgres.broker import BATCH, PostgresBroker
+from dibs.brokers.contract import CALL_LIMIT_SECONDS, Broker
+from dibs.brokers.postgres.broker import PostgresBroker
 from dibs.clock import Clock
 from dibs.libpq.dial import SCHEMA, address, dial
 from dibs.libpq.listener import Listener
@@ -74,12 +74,5 @@ def open_postgres(
         Session(connect, clock, shown, schema, CALL_LIMIT_SECONDS, persistent=listen)
         for _ in range(2)
     ]
-    _, store, level, note = sessions[0].call("about")[0]
-    return PostgresBroker(
-        sessions[0],
-        Listener(sessions[1] if listen else None, worker_id),
-        clock,
-        capabilities=Capabilities(level, note, BATCH, 1 << 20, transactional_publish=True),
-        store=store,
-        created=found == 0,
-    )
+    bell = Listener(sessions[1] if listen else None, worker_id)
+    return PostgresBroker(sessions[0], bell, clock, created=found == 0)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
@@ -40,21 +42,16 @@ ANSWERS: dict[str, contract.Settled] = {
 class PostgresBroker(contract.Broker):
     """Queues in one schema of a database, for processes anywhere."""
 
-    def __init__(
-        self,
-        session: Session,
-        bell: Listener,
-        clock: Clock,
-        *,
-        capabilities: contract.Capabilities,
-        store: bytes,
-        created: bool,
-    ) -> None:
+    capabilities = contract.Capabilities(
+        "D2", "synchronous_commit=on, fsync=on", BATCH, 1 << 20, transactional_publish=True
+    )
+
+    def __init__(self, session: Session, bell: Listener, clock: Clock, *, created: bool) -> None:
         self.url = session.shown
         self.created = created
-        self.capabilities = capabilities
+        _, self._store, level, note = session.call("about")[0]
+        self.capabilities = replace(self.capabilities, durability=level, durability_note=note)
         self._session = session
-        self._store = store
         self._bell = bell
         self._clock = clock
         self._floors: dict[str, int] = {}
@@ -126,32 +123,33 @@ class PostgresBroker(contract.Broker):
         self._was_full = len(found.leases) == limit
         if self._was_full or channel is None or self._bell.armed:
             return found
+        if found.leases:
+            return contract.Claim(found.leases, 0)
         # Looked again once it is armed: what was published in between has rung nobody.
-        more = self._granted(names, limit - len(found.leases), channel, arm=True)
-        return contract.Claim([*found.leases, *more.leases], more.next_in)
+        return self._granted(names, limit, channel, arm=True)
 
     def _granted(
         self, names: Sequence[str], limit: int, channel: str | None, *, arm: bool
     ) -> contract.Claim:
         self._turn += 1
         start = self._turn % max(len(names), 1)
-        asked = array_of(TEXT, [*names[start:], *names[:start]])
+        names = [*names[start:], *names[:start]]
         now = self._clock.monotonic()
         if now >= self._look_back_at:
             self._floors.clear()
             self._look_back_at = now + LOOK_BACK_SECONDS
-        floors = array_of(INT8, [self._floors.get(q, -1) for q in (*names[start:], *names[:start])])
-        before = None
-        if arm and channel is not None and limit and not self._bell.armed:
-            before = ("arm", channel, asked)
-            self._bell.armed = True
-        ((*rows, last),) = self._session.run(
-            [("claim", asked, floors, limit, channel)], before=before
-        )
-        not_rung, wait, _ = last[17:]
+        asked = array_of(TEXT, names)
+        floors = array_of(INT8, [self._floors.get(name, -1) for name in names])
+        claim = ("claim", asked, floors, limit, channel)
+        arms = arm and channel is not None and limit > 0 and not self._bell.armed
+        before = ("arm", channel, asked) if arms else None
+        ((*rows, last),) = self._session.run([claim], before=before)
+        armed, wait, _ = last[17:]
         if len(rows) == limit:
-            self._bell.disarm(rung=not not_rung)
+            self._bell.disarm(rung=not armed)
             wait = 0
+        else:
+            self._bell.armed = bool(armed)
         # They come in order: of a queue, the last one of priority 0 is the highest.
         self._floors |= {row[1]: row[19] for row in rows if row[5] == 0}
         leases = [_lease(row) for row in rows]

@@ -6,9 +6,9 @@
 -- without it.
 -- `me` is the channel of a caller who can be rung, else null: if it got all that it asked for, it waits
 -- no more, and the next who does is rung for what is left.
--- Answers the leases, and a last row without an id. If there were fewer leases than `most`, its `expiry_ms`
--- is in how many ms something falls due or runs out, null if never. Else its `lost` is 0 if the caller had
--- been rung before it stopped waiting: the ring may still be on its way.
+-- Answers the leases, and a last row without an id. Its `expiry_ms` is in how many ms something falls due
+-- or runs out, null if never, or if there were as many leases as asked for. Its `lost` is 1 if the caller
+-- was armed up to here, 0 if it had been rung: that ring may still be on its way.
 --
 -- Its plan is forced. A plan is made before the tables were ever analysed, and kept for as long as the
 -- connection lives: so each scan is one range of an index in its order, and the planner is forbidden
@@ -100,6 +100,7 @@ BEGIN
     AND EXISTS (SELECT FROM waiter w WHERE w.armed AND q.name = ANY(w.queues))
     AND EXISTS (SELECT FROM ready r WHERE r.queue = q.no);
   ELSE
+    lost := (SELECT w.armed::integer FROM waiter w WHERE w.channel = me);
     expiry_ms := next_wait(now);
   END IF;
   RETURN NEXT;
