@@ -39,14 +39,15 @@ class Listener:
         """Return where to ring, after taking in what rang; None if nobody listens."""
         if self._session is None or not self._asked:
             return None
-        try:
-            if not self._session.is_open:
+        rang = self._session.notified()
+        if rang is None:
+            try:
                 self._listen(self._session)
-            rang = self._session.notified()
-        except BrokerError:
-            self._forget()
-            return None
-        self.armed = self.armed and b"work" not in rang
+            except BrokerError:
+                self._forget()
+                return None
+        elif b"work" in rang:
+            self.armed = False
         return self._channel
 
     def disarm(self, *, rung: bool) -> None:

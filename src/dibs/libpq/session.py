@@ -130,18 +130,16 @@ class Session:
         """Return the descriptor of the connection, which is opened if need be."""
         return self._opened().socket
 
-    def notified(self) -> list[bytes]:
-        """Return what notifications have come, without waiting.
-
-        Raises:
-            BrokerUnavailable: the connection is lost.
-        """
-        connection = self._opened()
+    def notified(self) -> list[bytes] | None:
+        """Return what notifications have come, without waiting; None if there is no connection."""
+        if self._held is None:
+            return None
+        connection = self._held.pgconn
         try:
             connection.consume_input()
-        except Error as error:
+        except Error:
             self.close()
-            raise BrokerUnavailable(f"{self.shown}: {_first_line(error)}") from error
+            return None
         found = []
         while note := connection.notifies():
             found.append(note.extra)
@@ -149,6 +147,8 @@ class Session:
 
     def _opened(self) -> pq.abc.PGconn:
         self._deadline = self._clock.monotonic() + self.limit
+        if self._held is not None and _is_lost(self._held.pgconn):
+            self.close()  # nothing was sent, so nothing is unknown: it is made anew
         if self._held is None:
             held = reached(self._connect, self.limit, self.shown)
             held.pgconn.nonblocking = 1
@@ -162,17 +162,19 @@ class Session:
         _, calls, _ = transactions
         found: list[list[list[Row]]] = [[] for _ in transactions]
         failed: list[list[Failed]] = [[] for _ in transactions]
+        sent: list[list[bool]] = []
         try:
-            sent: list[list[bool]] = []
             for transaction in transactions:
                 sent.append([self._send(connection, call) for call in transaction])
                 connection.pipeline_sync()
             for each, answers, failures in zip(sent, found, failed, strict=True):
                 self._receive(connection, each, answers, failures)
         except Error as error:
+            lost = connection.status == pq.ConnStatus.BAD
             self.close()
             if failed[1] or len(found[1]) < len(calls):
-                raise Unanswered(f"{self.shown}: {_first_line(error)}") from error
+                why = "the connection was lost" if lost else _first_line(error)
+                raise Unanswered(f"{self.shown}: {why}") from error
         except BaseException:
             self.close()  # an answer may be on its way, and must not be taken for another's
             raise
@@ -248,6 +250,18 @@ class Session:
         poll.register(connection.socket, events)
         if rest <= 0 or not poll.poll(rest * 1_000):
             raise OperationalError(f"no answer within {self.limit:.3g} s")
+
+
+def _is_lost(connection: pq.abc.PGconn) -> bool:
+    """Take in what came between two calls: it mostly is that the server went away."""
+    try:
+        poll = select.poll()
+        poll.register(connection.socket, select.POLLIN)
+        while connection.status == pq.ConnStatus.OK and poll.poll(0):
+            connection.consume_input()
+    except Error:
+        return True
+    return connection.status != pq.ConnStatus.OK
 
 
 def _failed(answer: pq.abc.PGresult) -> Failed:
