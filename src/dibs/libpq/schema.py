@@ -28,6 +28,8 @@ def migrate(
 ) -> int:
     """Run the steps that are missing, in one transaction; return the version before.
 
+    The connection is to be closed after this.
+
     `only_new`: make a schema that is not there, and leave an old one as it is.
 
     Raises:
@@ -36,11 +38,13 @@ def migrate(
         BrokerUnavailable: the server went away, or somebody else is at it for too long.
     """
     try:
+        connection.autocommit = True
         found = _version(connection, schema)
         if found == 0 or (found < len(steps) and not only_new):
+            _lock(connection, schema)
+            # A transaction of its own, so that it sees what another process ran meanwhile.
             with connection.transaction():
-                _lock(connection, schema)
-                found = _version(connection, schema)  # another process may have run it meanwhile
+                found = _version(connection, schema)
                 _run(connection, schema, found, steps)
     except Error as error:
         failed = Failed(error.sqlstate or "08006", str(error).partition("\n")[0])
@@ -72,9 +76,12 @@ def _version(connection: Connection[Any], schema: str) -> int:
 
 
 def _lock(connection: Connection[Any], schema: str) -> None:
-    """Wait for one's turn: the lock is of the database, for the schema may not be there yet."""
-    connection.execute("SET LOCAL lock_timeout = '4s'")
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"dibs {schema}",))
+    """Wait for one's turn, which ends with the connection.
+
+    The lock is of the database, for the schema may not be there yet.
+    """
+    connection.execute("SET lock_timeout = '4s'")
+    connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"dibs {schema}",))
 
 
 def _run(connection: Connection[Any], schema: str, done: int, steps: Sequence[Step]) -> None:
