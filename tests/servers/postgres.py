@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -77,7 +77,8 @@ class Server:
         """Stop all of its processes where they are, or let them go on (SIGCONT)."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         for pid in (self.pid, *map(int, children)):
-            os.kill(pid, how)
+            with suppress(ProcessLookupError):  # a connection's own, which ended meanwhile
+                os.kill(pid, how)
 
     def url(self, database: str) -> str:
         """Return the address of a database, as every driver reads it."""
