@@ -16,6 +16,7 @@ import msgspec
 from dibs.app import App
 from dibs.brokers.contract import Capabilities
 from dibs.brokers.memory import MemoryBroker
+from dibs.brokers.postgres import PostgresBroker
 from dibs.brokers.redis import RedisBroker
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.delivery import Delivery
@@ -27,6 +28,7 @@ BROKERS = {
     "memory": MemoryBroker.capabilities,
     "SQLite": SqliteBroker.capabilities,
     "Redis": RedisBroker.capabilities,
+    "PostgreSQL": PostgresBroker.capabilities,
 }
 
 

@@ -40,10 +40,11 @@ A Broker object belongs to one thread at a time and takes no locks for its calle
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from dibs.errors import OptionError
 from dibs.message import (
     DeadMessage,
     JobView,
@@ -83,7 +84,8 @@ class Capabilities(Struct, frozen=True):
     messages reach whoever waits on a bell before it claims them, so that a ring is theirs and no
     longer anybody's. `tells_next`: a claim knows when something falls due. `purges_scheduled`: a
     purge reaches what is scheduled. `dedupe_window_seconds`: how long after a message is gone its
-    id is still refused.
+    id is still refused. `transactional_publish`: it stores messages in the transaction of a
+    caller's own connection to its database, by `Broker.publish_on`.
     """
 
     durability: Durability
@@ -107,6 +109,7 @@ class Capabilities(Struct, frozen=True):
     browsing: bool = True
     dedupe_window_seconds: int = 0
     shared_between_processes: bool = True
+    transactional_publish: bool = False
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -174,6 +177,17 @@ class Claim(Struct, frozen=True):
     next_in: float | None
 
 
+class CallersConnection(Protocol):
+    """A connection to a database that is a caller's own, whatever library it is of."""
+
+    dialect: str
+    """ "sqlite", "postgresql", or what else its library calls the database."""
+
+    def rows(self, sql: str, *values: str | int | None) -> list[tuple[Any, ...]]:
+        """Run a statement with a `?` for each value; return its rows."""
+        ...
+
+
 class Broker(ABC):
     """A store of queues: four hot verbs and a bell. Use it by hand as in docs/own-consumer.md.
 
@@ -204,6 +218,23 @@ class Broker(ABC):
             BrokerFull, BrokerBusy, BrokerUnavailable: nothing was stored.
             PublishUnknown: nobody can tell; publish the same ids again.
         """
+
+    def publish_on(
+        self, connection: CallersConnection, messages: Sequence[Message]
+    ) -> list[Published]:
+        """Store messages by `connection`, seen by all if and only if its transaction commits.
+
+        Nothing else is used than that connection, so any thread may call it. `Stored` is as durable
+        as that commit; whoever waits is rung by it.
+
+        Raises:
+            OptionError: without `Capabilities.transactional_publish`; or it leads elsewhere.
+        """
+        del connection, messages
+        raise OptionError(
+            f"{self.url} cannot store a job in a transaction of yours: `connection=` needs a"
+            " broker that is in the same database, as `postgresql://` can be"
+        )
 
     @abstractmethod
     def claim(self, queues: Sequence[str], limit: int) -> Claim:
