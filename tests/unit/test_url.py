@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dibs.brokers.url import absolute, open_broker, redact
+from dibs.brokers.url import LOCAL, SERVERS, absolute, open_broker, redact
 from dibs.clock import SystemClock
 from dibs.errors import UrlError
 
@@ -56,6 +56,13 @@ def test_a_scheme_that_has_no_adapter_is_refused() -> None:
     assert "hunter2" not in refusal("reddis://u:hunter2@h")
     assert "`memory://name`" in refusal("sqlite:///:memory:")
     assert "`memory://name`" in refusal("memory:x")
+
+
+def test_what_is_offered_instead_can_be_used() -> None:
+    for scheme in ("kafka", "amqq", "postgre", "sqlit", "sq"):
+        _, _, offered = refusal(f"{scheme}://host").partition(f"there is no broker `{scheme}`")
+        assert set(re.findall(r"`(\w+)`", offered)) <= {*LOCAL, *SERVERS}
+    assert "`redis`" in refusal("kafka://host")
 
 
 @pytest.mark.parametrize(

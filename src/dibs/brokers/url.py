@@ -123,6 +123,4 @@ def _unreadable(url: str) -> str:
         return f"{shown} is no broker's URL; a SQLite file is {_FORMS}"
     if scheme in LOCAL:
         return f"{shown}: write `memory://name`, or {_FORMS}"
-    return (
-        f"{shown}: there is no broker `{scheme}`{did_you_mean(scheme, (*LOCAL, *SERVERS, *LATER))}"
-    )
+    return f"{shown}: there is no broker `{scheme}`{did_you_mean(scheme, (*LOCAL, *SERVERS))}"

@@ -65,6 +65,9 @@ class Database:
             is_new = self._is_new()
             if self.connection.readonly("main"):
                 raise PermissionError(errno.EACCES, "it is read-only", str(self.path))
+            # Somebody else's umask made it, perhaps; SQLite makes the others as the file is.
+            for suffix in ("", "-wal", "-shm"):
+                disk.make_private(disk.beside(self.path, suffix))
             self._lock = WriteLock(self.path)
         except OSError as error:
             raise disk.unusable(self.path, error) from error

@@ -7,6 +7,7 @@ Called by: brokers that are files.
 import contextlib
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def open_private(path: Path, flags: int = 0) -> int:
     fd = os.open(path, wanted, 0o600)
     os.fchmod(fd, 0o600)
     return fd
+
+
+def make_private(path: Path) -> None:
+    """Take the rights of others to a file away, if there is one and it is ours; give none."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.lstat()
+        mode = stat.S_IMODE(found.st_mode)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and mode & ~0o600:
+            os.chmod(path, mode & 0o600)
 
 
 def full(name: object) -> BrokerFull:
