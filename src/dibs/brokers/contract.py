@@ -82,7 +82,9 @@ class Capabilities(Struct, frozen=True):
     id twice has two messages. `ordered`: a queue is served in publish order (G8). `takes_ahead`:
     messages reach whoever waits on a bell before it claims them, so that a ring is theirs and no
     longer anybody's. `tells_next`: a claim knows when something falls due. `purges_scheduled`: a
-    purge reaches what is scheduled. `dedupe_window_seconds`: how long after a message is gone its
+    purge reaches what is scheduled. `leases_outlive`: a lease outlives the Broker object that took
+    it and is good in the hands of another; where not, closing gives it back at once, as lost.
+    `longest_run_ms` is the longest `timeout` of a message, None where any will do. `dedupe_window_seconds`: how long after a message is gone its
     id is still refused.
     """
 
@@ -92,6 +94,7 @@ class Capabilities(Struct, frozen=True):
     payload_limit: int
     longest_delay_ms: int = MAX_DURATION_MS
     longest_lease_ms: int | None = None
+    longest_run_ms: int | None = None
     atomic_batches: bool = True
     atomic_retry: bool = True
     native_fence: bool = True
@@ -100,6 +103,7 @@ class Capabilities(Struct, frozen=True):
     takes_ahead: bool = False
     tells_next: bool = True
     purges_scheduled: bool = True
+    leases_outlive: bool = True
     exact_counts: bool = True
     priorities: bool = True
     unique_keys: bool = True
