@@ -16,13 +16,18 @@ import msgspec
 from dibs.app import App
 from dibs.brokers.contract import Capabilities
 from dibs.brokers.memory import MemoryBroker
+from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.delivery import Delivery
 from dibs.states import MOVES, State
 from tools import ROOT
 
 MADE = re.compile(r"(<!-- made: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BROKERS = {"memory": MemoryBroker.capabilities, "SQLite": SqliteBroker.capabilities}
+BROKERS = {
+    "memory": MemoryBroker.capabilities,
+    "SQLite": SqliteBroker.capabilities,
+    "RabbitMQ": RabbitBroker.capabilities,
+}
 
 
 def life_cycle() -> str:

@@ -1,7 +1,6 @@
 """The RabbitMQ broker keeps the contract, on a server of the tests' own."""
 
 import os
-import select
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
@@ -11,12 +10,12 @@ import pytest
 from hypothesis import settings
 from pika import BlockingConnection, URLParameters
 
-from dibs.amqp.address import Address, address_of
+from dibs.amqp.address import address_of
 from dibs.amqp.ladder import Ladder
 from dibs.brokers.contract import Broker
 from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.clock import Clock
-from dibs.testing import BrokerConformance, Harness, ManualClock
+from dibs.testing import BrokerConformance, Harness
 from dibs.testing.machine import BrokerMachine
 from tests.servers.rabbitmq import Server, programs, serving
 

@@ -4,7 +4,7 @@ Must never: block.
 Called by: the adapter, whose connections come and go while its bell stays.
 """
 
-import select
+from selectors import EVENT_READ, DefaultSelector
 
 from dibs.wakepipe import WakePipe
 
@@ -15,19 +15,18 @@ class Bell:
     def __init__(self) -> None:
         self._wake = WakePipe()
         self._rung = False
-        self._set = select.epoll() if hasattr(select, "epoll") else select.kqueue()
+        self._several = DefaultSelector()
         self.add(self._wake.fileno())
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
-        return self._set.fileno()
+        return self._several.fileno()
 
     def add(self, descriptor: int) -> None:
         """Listen to a socket as well, until it is closed."""
-        if hasattr(select, "epoll"):
-            self._set.register(descriptor, select.EPOLLIN)
-        else:
-            self._set.control([select.kevent(descriptor)], 0)
+        if descriptor in self._several.get_map():  # it was that of a socket which is closed
+            self._several.unregister(descriptor)
+        self._several.register(descriptor, EVENT_READ)
 
     def ring(self) -> None:
         """Be readable until drained."""
@@ -43,5 +42,5 @@ class Bell:
 
     def close(self) -> None:
         """Give up the descriptors."""
-        self._set.close()
+        self._several.close()
         self._wake.close()

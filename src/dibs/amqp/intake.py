@@ -3,26 +3,33 @@
 Owns: when messages are asked for and how many, what becomes of those that came too early or cannot
 be read, and that nobody keeps what he has no room for.
 Must never: let go of a message whose copy is not confirmed.
-Called by: `RabbitBroker`.
+Called by: the adapter.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from msgspec import MsgspecError
+from msgspec import MsgspecError, Struct
 
+from dibs.amqp import letters
 from dibs.amqp.inbox import Inbox
 from dibs.amqp.post import KEEPING, Post
 from dibs.amqp.press import Press, Sheet
-from dibs.brokers.rabbitmq import letters
-from dibs.brokers.rabbitmq.shares import Turns
+from dibs.amqp.turns import Turns
 from dibs.message import Error, Lease
 
 _LOOK_SECONDS = 1.0
 
 
-class Claims:
-    """The claims of one broker; `inbox` and `press` are connected when they are asked for."""
+class Moment(Struct, frozen=True):
+    """When a claim was made, on the wall clock and on the monotonic one."""
+
+    wall_ms: int
+    now: float
+
+
+class Intake:
+    """What one holder is granted; `inbox` and `press` are connected when they are asked for."""
 
     def __init__(self, post: Post, inbox: Callable[[], Inbox], press: Callable[[], Press]) -> None:
         self._post = post
@@ -35,21 +42,19 @@ class Claims:
         self._soonest = math.inf
         """When the first lease here runs out, or earlier."""
 
-    def claim(
-        self, queues: Sequence[str], limit: int, wall_ms: int, now: float, *, rung: bool
-    ) -> list[Lease]:
+    def claim(self, queues: Sequence[str], limit: int, at: Moment, *, rung: bool) -> list[Lease]:
         """Grant up to `limit` messages, and have more delivered if they are to ring."""
         inbox = self._inbox()
         leases: list[Lease] = []
-        if inbox.buffered() and self._heard == queues and now - self._looked_at < _LOOK_SECONDS:
+        if inbox.buffered() and self._heard == queues and at.now - self._looked_at < _LOOK_SECONDS:
             # Whoever was rung is answered at once: what comes later rings again.
             there = {queue: len(inbox.ready[queue]) for queue in queues}
-            self._grant(inbox, self._turns.shares(there, limit), leases, wall_ms, now)
+            self._grant(inbox, self._turns.shares(there, limit), leases, at)
         elif limit > 0 and queues:
             queues = self._open(inbox, queues)
-            self.give_back(inbox, now, queues)
-            self._fetch(inbox, queues, limit, leases, wall_ms, now)
-            self._looked_at = now
+            self.give_back(inbox, at.now, queues)
+            self._fetch(inbox, queues, limit, leases, at)
+            self._looked_at = at.now
         wanted = limit - len(leases) if rung else 0
         if wanted > 0:
             self._listen(inbox, queues, wanted)
@@ -97,8 +102,7 @@ class Claims:
         queues: Sequence[str],
         limit: int,
         leases: list[Lease],
-        wall_ms: int,
-        now: float,
+        at: Moment,
     ) -> None:
         """Grant each queue's share of what is there; look again while some came too early."""
         early = 1
@@ -108,7 +112,7 @@ class Claims:
             for queue, share in shares.items():
                 if share > len(inbox.ready[queue]):
                     inbox.fetch(queue, share, self._post.name("q", queue), KEEPING)
-            if early := self._grant(inbox, shares, leases, wall_ms, now):
+            if early := self._grant(inbox, shares, leases, at):
                 # What their ends made room for may be on its way; a consumer's end waits for it.
                 for queue in queues:
                     inbox.mute(queue)
@@ -117,7 +121,7 @@ class Claims:
         return inbox.count(self._post.name("q", queue), KEEPING) + len(inbox.ready[queue])
 
     def _grant(
-        self, inbox: Inbox, shares: Mapping[str, int], leases: list[Lease], wall_ms: int, now: float
+        self, inbox: Inbox, shares: Mapping[str, int], leases: list[Lease], at: Moment
     ) -> int:
         """Grant what lies here up to each share; return how many were not, for they came early."""
         elsewhere: dict[int, Sheet] = {}
@@ -127,8 +131,8 @@ class Claims:
                 tag = ready.popleft()
                 held = inbox.unsettled[tag]
                 past = letters.past_of(held.properties)
-                if past.due_ms > wall_ms:
-                    elsewhere[tag] = self.delayed(queue, past, held.body, wall_ms)
+                if past.due_ms > at.wall_ms:
+                    elsewhere[tag] = self.delayed(queue, past, held.body, at.wall_ms)
                     continue
                 try:
                     message = letters.read(held.body).message
@@ -136,8 +140,8 @@ class Claims:
                     elsewhere[tag] = self._unreadable(queue, past, held.body, odd)
                     continue
                 held.fence = past.fence + 1
-                held.until = now + message.visibility_timeout_ms / 1_000
-                held.arrived = now
+                held.until = at.now + message.visibility_timeout_ms / 1_000
+                held.arrived = at.now
                 self._soonest = min(self._soonest, held.until)
                 counters = (held.fence, past.failures, past.crashes, past.lost)
                 until_ms = int(held.until * 1_000)
@@ -156,7 +160,7 @@ class Claims:
         """Return a dead letter."""
         name = self._post.dead(self._press(), queue)
         more = {"reason": reason, "error": letters.shown(error)}
-        return Sheet("", name, letters.properties_of(past, **more), body)
+        return Sheet("", name, letters.properties_of(past, more=more), body)
 
     def _unreadable(self, queue: str, past: letters.Past, body: bytes, odd: Exception) -> Sheet:
         error = Error(type(odd).__name__, f"not a message of dibs: {odd}")

@@ -4,21 +4,22 @@ Owns: the form of both. The body is MessagePack: the message as it was published
 its leases failed. The headers say what its counters were when this copy was made; how often the
 server has given the copy back since, `x-delivery-count` says.
 Must never: talk to a server.
-Called by: the adapter.
+Called by: `Intake`, and the adapter.
 """
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 from msgspec import Struct, msgpack
-from msgspec.structs import astuple, replace
+from msgspec.structs import asdict, astuple, replace
 from pika.spec import BasicProperties
 
-from dibs.brokers.contract import ATTEMPTS_KEPT
 from dibs.message import Attempt, DeadLetter, Error, Lease, Message, Nack
 
 _PERSISTENT = 2
-_TEXT_KEPT = 500
+_SHOWN_CHARACTERS = 500
 
 
 class Body(Struct, frozen=True, gc=False, array_like=True):
@@ -56,9 +57,11 @@ def past_of(properties: bytes) -> Past:
     return Past(**known)
 
 
-def properties_of(past: Past, *, expires_ms: int | None = None, **more: str) -> bytes:
+def properties_of(
+    past: Past, *, expires_ms: int | None = None, more: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
     """Write the properties of a copy; `more` are headers for people."""
-    headers = {name: value for name, value in zip(Past.__struct_fields__, astuple(past), strict=True)}
+    headers = asdict(past)
     expiration = None if expires_ms is None else str(expires_ms)
     whole = BasicProperties(
         headers={**headers, **more}, delivery_mode=_PERSISTENT, expiration=expiration
@@ -77,11 +80,13 @@ def after(lease: Lease, charge: str, due_ms: int = 0) -> Past:
     )
 
 
-def with_attempt(body: bytes, fence: int, now_ms: int, failed: Nack | DeadLetter) -> bytes:
-    """Return a body with one more failed lease noted, the last ones of which are kept."""
+def with_attempt(
+    body: bytes, fence: int, now_ms: int, failed: Nack | DeadLetter, most: int
+) -> bytes:
+    """Return a body with one more failed lease noted; the last `most` are kept."""
     letter = read(body)
     noted = [*json.loads(letter.failed), [fence, now_ms, failed.charge, astuple(failed.error)]]
-    return write(replace(letter, failed=json.dumps(noted[-ATTEMPTS_KEPT:])))
+    return write(replace(letter, failed=json.dumps(noted[-most:])))
 
 
 def attempts_of(letter: Body) -> tuple[Attempt, ...]:
@@ -92,7 +97,7 @@ def attempts_of(letter: Body) -> tuple[Attempt, ...]:
 
 def shown(error: Error) -> str:
     """Return an error as a header may say it."""
-    return f"{error.type}: {error.message}"[:_TEXT_KEPT].encode(errors="replace").decode()
+    return f"{error.type}: {error.message}"[:_SHOWN_CHARACTERS].encode(errors="replace").decode()
 
 
 def _number(value: object) -> int:

@@ -111,9 +111,7 @@ class Post:
         rung, expires_ms = self.ladder.rung(wait_ms)
         if rung.name not in self._made:
             self.make(press, rung.name, rung.arguments)
-            press.ask(
-                "exchange_declare", exchange=rung.name, exchange_type="fanout", durable=True
-            )
+            press.ask("exchange_declare", exchange=rung.name, exchange_type="fanout", durable=True)
             press.ask("queue_bind", queue=rung.name, exchange=rung.name)
         return rung.name, expires_ms
 

@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct
 from pika.connection import Parameters
 from pika.exceptions import AMQPError
+from pika.frame import Method
 from pika.spec import Basic
 
 from dibs.amqp.wire import Limit, TooLate, Wire
@@ -72,7 +73,7 @@ class Press(Wire):
     def _on_return(self, _: object, method: Basic.Return, __: object, body: bytes) -> None:
         self._unrouted.append((method.routing_key, body))
 
-    def _on_confirm(self, answer: object) -> None:
+    def _on_confirm(self, answer: Method) -> None:
         method = answer.method
         tag = method.delivery_tag
         known = range(self._heard + 1, tag + 1) if method.multiple else (tag,)

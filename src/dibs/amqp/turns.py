@@ -1,12 +1,11 @@
-"""Who gets how much: the queues of a claim, and this worker of what the server has.
+"""Which queue gives how much of what is asked for.
 
-Owns: the turn of the queues, and how much more may be delivered here than was asked for.
 Must never: read a clock, or know a server.
-Called by: `RabbitBroker`.
+Called by: `Intake`.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import count
 
 

@@ -186,7 +186,8 @@ class Wire(Connection):
     def _run_timers(self) -> None:
         now = time.monotonic()
         for handle, (at, call) in list(self._timers.items()):
-            if at <= now and self._timers.pop(handle, None):
+            if at <= now and handle in self._timers:
+                del self._timers[handle]
                 call()
 
     # What pika asks of an adapter.

@@ -5,8 +5,8 @@ Called by: `brokers.url` for `amqp://` and `amqps://`, and whoever has pika's se
 
 from pika.connection import Parameters
 
-from dibs.brokers.contract import Broker
 from dibs.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address, address_of
+from dibs.brokers.contract import Broker
 from dibs.brokers.rabbitmq.broker import RabbitBroker
 from dibs.clock import Clock
 

@@ -11,20 +11,21 @@ from typing import TypeVar
 
 from pika.exceptions import AMQPError
 
-from dibs.amqp.address import Address
+from dibs.alike import runs_of
+from dibs.amqp import letters
+from dibs.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address
 from dibs.amqp.bell import Bell
 from dibs.amqp.inbox import Inbox
+from dibs.amqp.intake import Intake, Moment
 from dibs.amqp.ladder import RUNGS_MS, Ladder
 from dibs.amqp.post import KEEPING, PERSISTENT, Post
 from dibs.amqp.press import Fate, Press, Sheet
 from dibs.amqp.wire import Limit, TooLate, Wire
 from dibs.brokers import checks, contract
-from dibs.brokers.rabbitmq import letters
-from dibs.brokers.rabbitmq.claims import Claims
 from dibs.brokers.rabbitmq.inspector import RabbitInspector
 from dibs.clock import Clock
 from dibs.errors import BrokerFull, BrokerUnavailable
-from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Result, Settlement
+from dibs.message import Ack, DeadLetter, Lease, Message, Release, Result, Settlement
 
 _BATCH = 2_000
 _LOST = (AMQPError, TooLate, OSError)
@@ -34,9 +35,12 @@ W = TypeVar("W", bound=Wire)
 _ANSWERS: dict[Fate, contract.Published] = {"stored": contract.STORED}
 
 
-def capabilities_of(address: Address) -> contract.Capabilities:
-    """Return what a server can do, as far as it can be known from here."""
-    longest = address.consumer_timeout * 900 or None
+def capabilities_of(consumer_timeout: int) -> contract.Capabilities:
+    """Return what a server can do, as far as it can be known from here.
+
+    A run must end well before the server takes its message back: a job may have waited before it.
+    """
+    longest = consumer_timeout * 900 or None
     return contract.Capabilities(
         durability="D2",
         durability_note="quorum queues, every publish confirmed; D3 on a cluster of three",
@@ -49,6 +53,7 @@ def capabilities_of(address: Address) -> contract.Capabilities:
         unique_ids=False,
         ordered=False,
         takes_ahead=True,
+        attend_seconds=1.0,
         tells_next=False,
         leases_outlive=False,
         purges_scheduled=False,
@@ -63,6 +68,8 @@ def capabilities_of(address: Address) -> contract.Capabilities:
 class RabbitBroker(contract.Broker):
     """One connection publishes; the other takes deliveries, and goes on when the server is full."""
 
+    capabilities = capabilities_of(CONSUMER_TIMEOUT_SECONDS)
+
     def __init__(
         self,
         address: Address,
@@ -72,11 +79,11 @@ class RabbitBroker(contract.Broker):
         rungs_ms: Sequence[int] = RUNGS_MS,
     ) -> None:
         self.url = address.shown
-        self.capabilities = capabilities_of(address)
+        self.capabilities = capabilities_of(address.consumer_timeout)
         self._address = address
         self._clock = clock
         self._post = Post(address.prefix, Ladder(address.prefix, rungs_ms))
-        self._claims = Claims(self._post, self._receiving, self._publishing)
+        self._intake = Intake(self._post, self._receiving, self._publishing)
         self._limit = Limit(contract.CALL_LIMIT_SECONDS)
         self._epoch = int.from_bytes(worker_id[:4], "big") >> 1
         self._press: Press | None = None
@@ -96,7 +103,7 @@ class RabbitBroker(contract.Broker):
         """Publish, and wait for all confirms."""
         checks.how_many(len(messages), self.capabilities)
         wall_ms = self._clock.wall_ms()
-        refused = checks.refusals(checks.alike(messages), self.capabilities)
+        refused = checks.refusals(runs_of(messages), self.capabilities)
         fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
         fates: list[Fate] = []
         if fit:
@@ -116,7 +123,7 @@ class RabbitBroker(contract.Broker):
 
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         """Take from what was delivered; where that is nothing, have a fair share delivered."""
-        wall_ms, now = self._clock.wall_ms(), self._clock.monotonic()
+        at = Moment(self._clock.wall_ms(), self._clock.monotonic())
         queues = [queue for queue in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(queue)]
         with self._call():
             if self._bell:
@@ -124,7 +131,7 @@ class RabbitBroker(contract.Broker):
             if limit > 0:
                 self._declare(queues)
             rung = self._bell is not None
-            leases = self._claims.claim(queues, min(limit, _BATCH), wall_ms, now, rung=rung)
+            leases = self._intake.claim(queues, min(limit, _BATCH), at, rung=rung)
             for lease in leases:
                 self._hurry(lease.message)
             if self._bell and self._receiving().buffered():
@@ -187,7 +194,7 @@ class RabbitBroker(contract.Broker):
         self._living(self._press)
         if inbox is not None:
             with self._call():
-                self._claims.give_back(inbox, self._clock.monotonic())
+                self._intake.give_back(inbox, self._clock.monotonic())
                 inbox.step()
 
     def close(self) -> None:
@@ -195,7 +202,7 @@ class RabbitBroker(contract.Broker):
         self._limit.restart()
         if (inbox := self._living(self._inbox)) is not None:
             with suppress(*_LOST):
-                self._claims.rest(inbox)
+                self._intake.rest(inbox)
         for wire in (self._inbox, self._press):
             if wire is not None and wire.why is None:
                 wire.say_goodbye()
@@ -210,7 +217,7 @@ class RabbitBroker(contract.Broker):
         try:
             yield
         except _LOST as lost:
-            raise BrokerUnavailable(f"{self.url}: {lost or type(lost).__name__}") from lost
+            raise BrokerUnavailable(f"{self.url}: {str(lost) or type(lost).__name__}") from lost
 
     def _declare(self, queues: Sequence[str]) -> None:
         new = [queue for queue in queues if queue not in self._declared]
@@ -222,7 +229,7 @@ class RabbitBroker(contract.Broker):
         body = letters.write(letters.Body(message))
         if message.due_ms > wall_ms:
             past = letters.Past(due_ms=message.due_ms)
-            return self._claims.delayed(message.queue, past, body, wall_ms)
+            return self._intake.delayed(message.queue, past, body, wall_ms)
         return Sheet("", self._post.name("q", message.queue), PERSISTENT, body)
 
     def _end(self, inbox: Inbox, ends: dict[int, Settlement], wall_ms: int) -> list[int]:
@@ -233,7 +240,7 @@ class RabbitBroker(contract.Broker):
         others = [tag for tag, end in ends.items() if type(end.outcome) is not Ack]
         if others:
             copies = {tag: self._copy(inbox, tag, ends[tag], wall_ms) for tag in others}
-            copied = self._claims.replace(inbox, copies)
+            copied = self._intake.replace(inbox, copies)
             inbox.note_returns(t for t in copied if not isinstance(ends[t].outcome, DeadLetter))
             acked += copied
         for queue in queues:
@@ -241,18 +248,20 @@ class RabbitBroker(contract.Broker):
         return acked
 
     def _copy(self, inbox: Inbox, tag: int, end: Settlement, wall_ms: int) -> Sheet:
+        """Return what follows a lease that does not end in an acknowledgement."""
         lease, outcome, held = end.lease, end.outcome, inbox.unsettled[tag]
+        assert not isinstance(outcome, Ack)
+        charge = "nothing" if isinstance(outcome, Release) else outcome.charge
         body = held.body
-        if isinstance(outcome, Nack | DeadLetter):
-            body = letters.with_attempt(body, lease.fence, wall_ms, outcome)
+        if not isinstance(outcome, Release):
+            body = letters.with_attempt(body, lease.fence, wall_ms, outcome, contract.ATTEMPTS_KEPT)
         if isinstance(outcome, DeadLetter):
-            past = letters.after(lease, outcome.charge)
-            return self._claims.dead(held.queue, past, body, outcome.reason, outcome.error)
-        charge = outcome.charge if isinstance(outcome, Nack) else "nothing"
+            past = letters.after(lease, charge)
+            return self._intake.dead(held.queue, past, body, outcome.reason, outcome.error)
         delay_ms = max(0, min(outcome.delay_ms, contract.MAX_DURATION_MS))
         past = letters.after(lease, charge, wall_ms + delay_ms if delay_ms else 0)
         if delay_ms:
-            return self._claims.delayed(held.queue, past, body, wall_ms)
+            return self._intake.delayed(held.queue, past, body, wall_ms)
         return Sheet("", self._post.name("q", held.queue), letters.properties_of(past), body)
 
     def _holds(self, inbox: Inbox, tag: int, lease: Lease, now: float) -> bool:
@@ -269,7 +278,7 @@ class RabbitBroker(contract.Broker):
         return contract.Held(held.until - now)
 
     def _hurry(self, message: Message) -> None:
-        """Let no call take so long that a lease runs out meanwhile; but to give up loses them all."""
+        """Let no call take a lease's time; but have patience, for to give up loses them all."""
         sixth = max(_SHORTEST_CALL_SECONDS, message.visibility_timeout_ms / 6_000)
         self._limit.seconds = min(self._limit.seconds, sixth)
 
