@@ -78,10 +78,9 @@ class Pump:
         """Id of the job that a crash met last begun: what crashes mostly does so at its start."""
         self._lacked: dict[str, float] = {}
         """The tasks that jobs came for and this worker lacks, and since when."""
-        self._claim_at = 0.0
+        self._claim_at = self._attend_at = 0.0
         self._look_behind_at = 0.0
         """When to claim again from a queue whose process jobs wait for a runner here."""
-        self._attend_at = 0.0 if broker.capabilities.attend_seconds else math.inf
         self._stopping = False
         self._drained = False
 
@@ -229,8 +228,9 @@ class Pump:
 
     def _attend(self, now: float) -> None:
         """Call a broker that takes silence for death, also when there is nothing to ask it."""
-        if now >= self._attend_at and self._patience.allows(now):
-            self._attend_at = now + (self._broker.capabilities.attend_seconds or math.inf)
+        every = self._broker.capabilities.attend_seconds
+        if every is not None and now >= self._attend_at and self._patience.allows(now):
+            self._attend_at = now + every
             self._idle()
 
     def _idle(self) -> None:
@@ -347,7 +347,9 @@ class Pump:
         if not self._patience.allows(now):
             times.append(self._patience.retry_at)
         else:
-            times += [self.leases.next_extend, self._attend_at]
+            times.append(self.leases.next_extend)
+            if self._broker.capabilities.attend_seconds is not None:
+                times.append(self._attend_at)
             if not self._stopping and self._room(now) > 0:
                 times.append(max(self._claim_at, now))
         at = min(times)
