@@ -17,6 +17,7 @@ from dibs.app import App
 from dibs.brokers.contract import Capabilities
 from dibs.brokers.memory import MemoryBroker
 from dibs.brokers.postgres import PostgresBroker
+from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.brokers.redis import RedisBroker
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.delivery import Delivery
@@ -29,6 +30,7 @@ BROKERS = {
     "SQLite": SqliteBroker.capabilities,
     "Redis": RedisBroker.capabilities,
     "PostgreSQL": PostgresBroker.capabilities,
+    "RabbitMQ": RabbitBroker.capabilities,
 }
 
 

@@ -30,13 +30,14 @@ class Server(Struct, frozen=True):
 
 LOCAL = ("memory", "sqlite")
 SERVERS: dict[str, Server] = {
+    **dict.fromkeys(("amqp", "amqps"), Server("dibs.brokers.rabbitmq", "rabbitmq")),
     **dict.fromkeys(
         ("redis", "rediss", "valkey", "valkeys"), Server("dibs.brokers.redis", "redis")
     ),
     **dict.fromkeys(("postgres", "postgresql"), Server("dibs.brokers.postgres", "postgres")),
 }
 """By scheme."""
-LATER = ("amqp", "amqps", "sqs")
+LATER = ("sqs",)
 
 _PAIR = r"(?<![^&;?\s])([^=&;?\s]*)=[^&;\s]*"
 """A parameter, from where one can begin: so a text of any length is read once."""
