@@ -33,9 +33,10 @@ SERVERS: dict[str, Server] = {
     **dict.fromkeys(
         ("redis", "rediss", "valkey", "valkeys"), Server("dibs.brokers.redis", "redis")
     ),
+    "sqs": Server("dibs.brokers.sqs"),
 }
 """By scheme."""
-LATER = ("amqp", "amqps", "postgres", "postgresql", "sqs")
+LATER = ("amqp", "amqps", "postgres", "postgresql")
 
 _PAIR = r"(?<![^&;?\s])([^=&;?\s]*)=[^&;\s]*"
 """A parameter, from where one can begin: so a text of any length is read once."""

@@ -1,0 +1,193 @@
+"""What lies in the queues of a prefix, roughly, and what they are set to.
+
+Must never: call `PurgeQueue`, which kills what is in flight too.
+Called by: `SqsBroker`, and whoever looks after queues.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+from dibs.aws.queues import DEAD, Queues
+from dibs.brokers import checks
+from dibs.brokers.contract import Answered, Finding, Inspector, Page
+from dibs.clock import Clock
+from dibs.errors import BrokerRefused, OptionError
+from dibs.message import DeadMessage, JobView, QueueCounts
+from dibs.states import State
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+DAY_SECONDS = 24 * 3_600
+_BUDGET = 10
+"""Receives that a message may need by our own default: one for each loss of `max_lost`."""
+_LEAST_SIZE = 131_072
+
+
+class SqsInspector(Inspector):
+    """Counts are SQS's own approximations, up to a minute old."""
+
+    def __init__(self, client: "SQSClient", queues: Queues, clock: Clock) -> None:
+        self._client = client
+        self._queues = queues
+        self._clock = clock
+        self._ask = queues.ask
+
+    def queues(self) -> list[QueueCounts]:
+        """Return the counts of every queue of the prefix, by name."""
+        (names,) = self._ask([self._queues.names])
+        alive = sorted(name for name in names if not name.endswith(DEAD))
+        dead = [name + DEAD for name in alive if name + DEAD in names]
+        settings = self._ask([partial(self._settings, name) for name in (*alive, *dead)])
+        tags = self._ask([partial(self._queues.paused, name) for name in alive])
+        found = dict(zip((*alive, *dead), settings, strict=True))
+        return [
+            QueueCounts(name, *_counts(found[name]), _ready(found.get(name + DEAD)), None, paused)
+            for name, paused in zip(alive, tags, strict=True)
+        ]
+
+    def check(self, queues: Sequence[str]) -> int:
+        """Make queues; return the size of message that all of them take.
+
+        Raises:
+            BrokerRefused: one of them is set to what would lose jobs.
+        """
+        for queue in queues:
+            if queue.endswith(DEAD):
+                raise OptionError(f"queue name {queue!r}: what ends in {DEAD} holds dead letters")
+        names = [name for queue in queues for name in (queue, queue + DEAD)]
+        settings = dict(
+            zip(names, self._ask([partial(self._settings, n) for n in names]), strict=True)
+        )
+        for name, found in settings.items():
+            for one in _findings(name, found):
+                if one.verdict == "bad":
+                    raise BrokerRefused(f"{one.what} is {one.found}: {one.advice}")
+        return min(
+            (int(s.get("MaximumMessageSize", 1_048_576)) for s in settings.values()),
+            default=1_048_576,
+        )
+
+    def findings(self) -> list[Finding]:
+        """Return what the queues of the prefix are set to."""
+        (names,) = self._ask([self._queues.names])
+        settings = self._ask([partial(self._settings, name) for name in sorted(names)])
+        pairs = zip(sorted(names), settings, strict=True)
+        endpoint = self._client.meta.endpoint_url
+        plain = endpoint.startswith("http://")
+        advice = "what is sent there can be read on the way: use https" if plain else ""
+        way = Finding("the endpoint", endpoint, "note" if plain else "good", advice)
+        return [way, *(one for name, found in pairs for one in _findings(name, found))]
+
+    def jobs(
+        self, queue: str | None, state: State, limit: int = 100, after: str | None = None
+    ) -> Page:
+        """Refuse: see `Capabilities.browsing`."""
+        del queue, state, limit, after
+        _refuse()
+
+    def job(self, id: bytes) -> JobView | None:
+        """Refuse: see `Capabilities.browsing`."""
+        del id
+        _refuse()
+
+    def dead(self, queue: str | None = None, limit: int = 100) -> list[DeadMessage]:
+        """Refuse: see `Capabilities.browsing`."""
+        del queue, limit
+        _refuse()
+
+    def redrive(self, ids: Sequence[bytes]) -> list[Answered]:
+        """Refuse: see `Capabilities.browsing`."""
+        del ids
+        _refuse()
+
+    def discard(self, ids: Sequence[bytes]) -> int:
+        """Refuse: see `Capabilities.browsing`."""
+        del ids
+        _refuse()
+
+    def purge(self, queue: str) -> int:
+        """Receive and delete what is ready, ten at a time, until a receive brings nothing.
+
+        What is scheduled stays: only SQS's own purge reaches it, and that kills what is in flight.
+        What was sent after the purge began, by our clock, is not deleted; it is back in a while.
+        """
+        began_ms, count = self._clock.wall_ms(), 0
+        (names,) = self._ask([self._queues.names])
+        while queue in names:
+            (found,) = self._ask([partial(self._purged, queue, began_ms)])
+            if not found:
+                break
+            count += found
+        return count
+
+    def pause(self, queue: str) -> None:
+        """Tag a queue: everybody sees it before the next claim that is more than 5 s later."""
+        checks.queue_names([queue])
+        self._ask([partial(self._queues.pause, queue)])
+
+    def resume(self, queue: str) -> None:
+        """Take the tag away."""
+        (names,) = self._ask([self._queues.names])
+        if queue in names:
+            self._ask([partial(self._queues.resume, queue)])
+
+    def _settings(self, name: str) -> dict[str, str]:
+        url = self._queues.url(name)
+        asked = self._client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+        return {str(key): value for key, value in asked.get("Attributes", {}).items()}
+
+    def _purged(self, queue: str, began_ms: int) -> int:
+        url = self._queues.url(queue)
+        got = self._client.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0, VisibilityTimeout=30,
+            MessageSystemAttributeNames=["SentTimestamp"],
+        ).get("Messages", [])  # fmt: skip
+        old = [one for one in got if int(one["Attributes"]["SentTimestamp"]) <= began_ms]
+        if old:
+            entries = [
+                {"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(old)
+            ]
+            answer = self._client.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+            return len(answer.get("Successful", ()))
+        return 0
+
+
+def _refuse() -> NoReturn:
+    raise OptionError("this broker cannot show or move single jobs: SQS has no way to look at one")
+
+
+def _ready(found: dict[str, str] | None) -> int | None:
+    return int(found.get("ApproximateNumberOfMessages", 0)) if found is not None else None
+
+
+def _counts(found: dict[str, str]) -> tuple[int, int, int]:
+    """Return ready, scheduled and in flight."""
+    of = "ApproximateNumberOfMessages"
+    ready, later, held = (int(found.get(of + kind, 0)) for kind in ("", "Delayed", "NotVisible"))
+    return ready, later, held
+
+
+def _findings(name: str, found: dict[str, str]) -> list[Finding]:
+    """Judge what a queue is set to."""
+    findings = []
+    days = int(found.get("MessageRetentionPeriod", 0)) / DAY_SECONDS
+    kept = "good" if days >= 14 else "note" if days >= 1 else "bad"
+    advice = (
+        "" if kept == "good" else "SQS drops what is older: set MessageRetentionPeriod to 14 days"
+    )
+    findings.append(Finding(f"the retention of {name}", f"{days:g} days", kept, advice))  # type: ignore[arg-type]
+    size = int(found.get("MaximumMessageSize", 1_048_576))
+    advice = (
+        f"raise MaximumMessageSize to 1,048,576: {_LEAST_SIZE:,} is the least that dibs works with"
+    )
+    findings.append(
+        Finding(
+            f"the largest message of {name}",
+            f"{size:,} bytes",
+            "good" if size >= _LEAST_SIZE else "bad",
+            "" if size >= _LEAST_SIZE else advice,
+        )
+    )
+    return findings
