@@ -17,12 +17,17 @@ from dibs.app import App
 from dibs.brokers.contract import Capabilities
 from dibs.brokers.memory import MemoryBroker
 from dibs.brokers.sqlite import SqliteBroker
+from dibs.brokers.sqs import SqsBroker
 from dibs.delivery import Delivery
 from dibs.states import MOVES, State
 from tools import ROOT
 
 MADE = re.compile(r"(<!-- made: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BROKERS = {"memory": MemoryBroker.capabilities, "SQLite": SqliteBroker.capabilities}
+BROKERS = {
+    "memory": MemoryBroker.capabilities,
+    "SQLite": SqliteBroker.capabilities,
+    "SQS": SqsBroker.capabilities,
+}
 
 
 def life_cycle() -> str:

@@ -27,21 +27,26 @@ class NotAnswered(Exception):
 
 
 IDLE_SECONDS = 10.0
+MOST_SECONDS = 4.5
+THREADS = 10
 
 
 class Calls:
-    """Threads for calls, `most` at the most, started as they are needed and gone soon after."""
+    """Ten threads at the most, started as they are needed and gone soon after."""
 
-    def __init__(self, clock: Clock, most: int) -> None:
-        self._clock = clock
-        self._most = most
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self._asked: SimpleQueue[tuple[Future[Any], Timed[Any]]] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._busy = 0
 
-    def all(self, calls: Sequence[Timed[T]], seconds: float) -> list[T | Exception]:
-        """Make calls at once; return what each returned or raised, after `seconds` at the latest.
+    def until(self, seconds: float = MOST_SECONDS) -> float:
+        """Return when what begins now must be over."""
+        return self.clock.monotonic() + seconds
+
+    def all(self, calls: Sequence[Timed[T]], until: float) -> list[T | Exception]:
+        """Make calls at once; return what each returned or raised, at `until` at the latest.
 
         Any thread may ask, while another does.
         """
@@ -49,10 +54,10 @@ class Calls:
         for asked in zip(futures, calls, strict=True):
             self._asked.put(asked)
         with self._lock:
-            while self._threads < min(len(calls) + self._busy, self._most):
+            while self._threads < min(len(calls) + self._busy, THREADS):
                 self._threads += 1
                 threading.Thread(target=self._run, name="dibs-calls", daemon=True).start()
-        wait(futures, seconds)
+        wait(futures, max(0.0, until - self.clock.monotonic()))
         return [_answer(future) for future in futures]
 
     def _run(self) -> None:
@@ -72,7 +77,7 @@ class Calls:
                 self._busy -= 1
 
     def _do(self, future: "Future[T]", call: Callable[[], T], before: float) -> None:
-        if self._clock.monotonic() >= before:
+        if self.clock.monotonic() >= before:
             future.cancel()
         if future.set_running_or_notify_cancel():
             try:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 CEILING_SECONDS = 12 * 3_600 - 60
-LOOK_SECONDS = 300.0
 FRESH_MS = 60_000
 """How long a copy is its sender's to receive, and nobody else's."""
 _TRIES = 5
@@ -34,7 +33,7 @@ def carried_on(client: "SQSClient", copy: Item, seconds: int, old_url: str, old:
         got = client.receive_message(
             QueueUrl=copy.url, MaxNumberOfMessages=10, VisibilityTimeout=seconds, WaitTimeSeconds=0
         ).get("Messages", [])
-        receipts = {one["MessageId"]: one["ReceiptHandle"] for one in got}
+        receipts = {one.get("MessageId"): one.get("ReceiptHandle", "") for one in got}
         mine = receipts.pop(sent, None)
         for handle in receipts.values():
             client.change_message_visibility(

@@ -27,6 +27,7 @@ from dibs.spelling import did_you_mean
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
+READ_SECONDS = 3.5
 _PLACE = re.compile(r"sqs://([a-z0-9-]+)/([A-Za-z0-9_-]{1,14})")
 _UNSENT = (NotCalled, EndpointConnectionError, ConnectTimeoutError)
 

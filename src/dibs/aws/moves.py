@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BATCH = 10
 BATCH_BYTES = 1_048_576
+LONGEST_DELAY_MS = 900_000
 NOT_TRIED = Failure("not tried", "not tried", sure=True)
 
 
@@ -32,9 +33,30 @@ class Item(Struct, frozen=True):
     before: float = inf
 
 
+def whole_seconds(ms: int) -> int:
+    """Return what is at least `ms`: SQS counts in seconds."""
+    return ceil(ms / 1_000)
+
+
 def hiding(url: str, handle: str, ms: int, before: float) -> Item:
     """Return what hides a message for at least `ms` from now on."""
-    return Item(url, {"ReceiptHandle": handle, "VisibilityTimeout": ceil(ms / 1_000)}, 0, before)
+    return Item(url, {"ReceiptHandle": handle, "VisibilityTimeout": whole_seconds(ms)}, 0, before)
+
+
+def sending(
+    url: str, body: str, attributes: Mapping[str, bytes | str], delay_ms: int, before: float
+) -> Item:
+    """Return what sends a message, to be had after `delay_ms`: 15 minutes are the most."""
+    typed = {
+        name: {"DataType": "Binary", "BinaryValue": value}
+        if isinstance(value, bytes)
+        else {"DataType": "String", "StringValue": value}
+        for name, value in attributes.items()
+    }
+    delay = whole_seconds(min(max(delay_ms, 0), LONGEST_DELAY_MS))
+    entry = {"MessageBody": body, "DelaySeconds": delay, "MessageAttributes": typed}
+    size = len(body.encode()) + sum(len(name) + 6 + 4 * len(v) for name, v in attributes.items())
+    return Item(url, entry, size, before)
 
 
 class Move(Struct):
@@ -55,19 +77,20 @@ class Moves:
         self._client = client
         self._calls = calls
 
-    def send(self, items: Sequence[Item], seconds: float) -> list[Failure | None]:
+    def send(self, items: Sequence[Item], until: float) -> list[Failure | None]:
         """Send messages; say of each why it is not known to be stored, or None."""
-        return self._each(self._client.send_message_batch, items, seconds)
+        return self._each(self._client.send_message_batch, items, until)
 
-    def hide(self, items: Sequence[Item], seconds: float) -> list[Failure | None]:
+    def hide(self, items: Sequence[Item], until: float) -> list[Failure | None]:
         """Change for how long messages are hidden; say of each why it is not known to be."""
-        return self._each(self._client.change_message_visibility_batch, items, seconds)
+        return self._each(self._client.change_message_visibility_batch, items, until)
 
-    def make(self, moves: Sequence[Move], seconds: float) -> None:
+    def make(self, moves: Sequence[Move], until: float) -> None:
         """Make moves; each then says why it is not known to be made. `copied`: its copy is."""
         copies = [(move, move.copy) for move in moves if move.copy is not None]
+        half = (until + self._calls.until(0)) / 2
         for (move, _), failure in zip(
-            copies, self.send([copy for _, copy in copies], seconds / 2), strict=True
+            copies, self.send([copy for _, copy in copies], half), strict=True
         ):
             move.failure = failure
             if failure is None:
@@ -75,11 +98,11 @@ class Moves:
         left = [move for move in moves if move.copy is None]
         items = [Item(m.url, {"ReceiptHandle": m.handle}, before=m.before) for m in left]
         verb = self._client.delete_message_batch
-        for move, failure in zip(left, self._each(verb, items, seconds / 2), strict=True):
+        for move, failure in zip(left, self._each(verb, items, until), strict=True):
             move.failure = failure
 
     def _each(
-        self, verb: Callable[..., Any], items: Sequence[Item], seconds: float
+        self, verb: Callable[..., Any], items: Sequence[Item], until: float
     ) -> list[Failure | None]:
         tens, calls = _tens(items), []
         for ten in tens:
@@ -87,7 +110,7 @@ class Moves:
             call = partial(verb, QueueUrl=items[ten[0]].url, Entries=named)
             calls.append((call, min(items[i].before for i in ten)))
         said: list[Failure | None] = [NOT_TRIED] * len(items)
-        for ten, answer in zip(tens, self._calls.all(calls, seconds), strict=True):
+        for ten, answer in zip(tens, self._calls.all(calls, until), strict=True):
             for i, failure in zip(ten, entries(answer, len(ten)), strict=True):
                 said[i] = failure
         return said

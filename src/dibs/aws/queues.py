@@ -17,7 +17,6 @@ from botocore.exceptions import ClientError
 
 from dibs.aws.calls import Calls
 from dibs.aws.client import Address, Failure, failure_of
-from dibs.clock import Clock
 from dibs.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ PAUSED = "dibs-paused"
 LONG = "--long"
 RESERVED = (DEAD, LONG)
 SEEN_SECONDS = 5.0
-ASK_SECONDS = 4.5
+LOOK_SECONDS = 300.0
 MOST_RECEIVES = 1_000
 """The redrive policy's limit: the most that SQS takes, so that our own budgets decide before."""
 
@@ -38,18 +37,20 @@ MOST_RECEIVES = 1_000
 class Queues:
     """Addresses, each asked for once."""
 
-    def __init__(self, client: "SQSClient", address: Address, calls: Calls, clock: Clock) -> None:
+    def __init__(self, client: "SQSClient", address: Address, calls: Calls) -> None:
         self._client = client
         self._address = address
         self._calls = calls
-        self._clock = clock
+        self._clock = calls.clock
         self._urls: dict[str, str] = {}
         self._open_until: dict[str, float] = {}
+        self._look_at = calls.clock.monotonic() + LOOK_SECONDS
 
-    def ask(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+    def ask(self, calls: Sequence[Callable[[], T]], until: float | None = None) -> list[T]:
         """Return what each call answers, or raise as a `BrokerError` what kept one from it."""
         answers: list[T] = []
-        for answer in self._calls.all([(call, inf) for call in calls], ASK_SECONDS):
+        until = self._calls.until() if until is None else until
+        for answer in self._calls.all([(call, inf) for call in calls], until):
             if isinstance(answer, Exception):
                 raise self.error(failure_of(answer)) from answer
             answers.append(answer)
@@ -61,18 +62,37 @@ class Queues:
             self._urls.clear()
         return failure.error(self._address)
 
-    def urls(self, names: Iterable[str]) -> dict[str, str]:
+    def none_yet(self) -> bool:
+        """Say whether the prefix has no queue; if that cannot be told, a later call says why."""
+        try:
+            return self.ask([self.names]) == [[]]
+        except BrokerError:
+            return False
+
+    def long_of(self, queues: Sequence[str], until: float) -> list[str]:
+        """Return where leases past twelve hours may lie, once in a while; most have no such place.
+
+        Nobody waits there: what is there was somebody's, and is found only if it was left.
+        """
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return []
+        self._look_at = now + LOOK_SECONDS
+        (names,) = self.ask([self.names], until)
+        return [queue + LONG for queue in queues if queue + LONG in names]
+
+    def urls(self, names: Iterable[str], until: float) -> dict[str, str]:
         """Return addresses, of queues that are made if they are not there."""
         wanted = set(names)
         new = [name for name in wanted if name not in self._urls]
-        self.ask([partial(self.url, name) for name in new])
+        self.ask([partial(self.url, name) for name in new], until)
         return {name: self._urls[name] for name in wanted}
 
-    def paused_of(self, queues: Iterable[str]) -> set[str]:
+    def paused_of(self, queues: Iterable[str], until: float) -> set[str]:
         """Return those of some queues that are paused."""
         now = self._clock.monotonic()
         asked = [queue for queue in queues if now >= self._open_until.get(queue, now)]
-        said = self.ask([partial(self.paused, queue) for queue in asked])
+        said = self.ask([partial(self.paused, queue) for queue in asked], until)
         return {queue for queue, paused in zip(asked, said, strict=True) if paused}
 
     # What follows asks SQS itself, and is for threads that may wait.

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dibs.aws.calls import Calls, NotAnswered
 from dibs.aws.client import Failure, failure_of
+from dibs.aws.foreign import Got
 from dibs.aws.queues import Queues
-from dibs.clock import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 T = TypeVar("T")
 TEN = 10
@@ -43,23 +42,24 @@ class Receives(Generic[T]):
 
     def __init__(
         self,
-        clients: "tuple[SQSClient, SQSClient]",
+        client: "SQSClient",
+        polling: "SQSClient",
         queues: Queues,
         calls: Calls,
-        clock: Clock,
-        read: "Callable[[str, str, MessageTypeDef, int, float], T]",
+        read: Callable[[str, str, Got, int, float], T],
     ) -> None:
-        self._client, self._polling = clients
+        self._client = client
+        self._polling = polling
         self._queues = queues
         self._calls = calls
-        self._clock = clock
+        self._clock = calls.clock
         self._read = read
         self._widths: dict[str, int] = {}
         self.usual: dict[str, int] = {}
         """For how many seconds to hide what a queue has: mostly right, and changed where not."""
 
     def at_once(
-        self, queues: Sequence[str], room: int, seconds: float
+        self, queues: Sequence[str], room: int, until: float
     ) -> tuple[list[T], Failure | None]:
         """Receive from each queue its share, and what one does not use for the others.
 
@@ -74,7 +74,7 @@ class Receives(Generic[T]):
             tens = [(q, min(TEN, n - at)) for q, n in asked.items() for at in range(0, n, TEN)]
             calls = [(partial(self._receive, queue, most), inf) for queue, most in tens]
             got = dict.fromkeys(queues, 0)
-            for (queue, _), answer in zip(tens, self._calls.all(calls, seconds), strict=True):
+            for (queue, _), answer in zip(tens, self._calls.all(calls, until), strict=True):
                 if isinstance(answer, Exception):
                     trouble = failure_of(answer)
                 else:
@@ -89,7 +89,13 @@ class Receives(Generic[T]):
         return found, trouble
 
     def poll(self, queue: str, most: int) -> list[T]:
-        """Wait for messages, or a while for a paused queue to go on."""
+        """Wait for messages, or a while for a paused queue to go on; raise a `BrokerError`."""
+        try:
+            return self._polled(queue, most)
+        except Exception as error:
+            raise self._queues.error(failure_of(error)) from error
+
+    def _polled(self, queue: str, most: int) -> list[T]:
         if self._queues.paused(queue):
             threading.Event().wait(WATCH_SECONDS)
             return []

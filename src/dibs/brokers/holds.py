@@ -9,7 +9,7 @@ A lease granted by another Broker object of the same machine is known by its own
 
 from msgspec import Struct
 
-from dibs.brokers.contract import GONE, STALE, Gone, Stale
+from dibs.brokers.contract import GONE, STALE, UNKNOWN, Gone, Settled, Stale
 from dibs.message import Ack, Attempt, DeadLetter, Lease, Outcome
 
 _FIRST_SWEEP = 1_000
@@ -63,6 +63,11 @@ class Holds:
             return STALE
         self._known[receipt] = hold
         return hold
+
+    def answer(self, lease: Lease, now: float) -> Settled:
+        """Say what a settlement that is not known to have taken effect is answered."""
+        hold = self.of(lease, now)
+        return UNKNOWN if isinstance(hold, Hold) else hold
 
     def end(self, hold: Hold, outcome: Outcome) -> None:
         """Note that a lease ended: by its message, or only for its holder."""

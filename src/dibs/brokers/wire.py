@@ -13,10 +13,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dibs.brokers.contract import ATTEMPTS_KEPT
-from dibs.message import Attempt, DeadLetter, Error, Message, Nack
+from dibs.message import Attempt, DeadLetter, Error, Lease, Message, Nack, Release
 
 FORM = 1
-_TYPE, _TEXT = 200, 1_000
+_TYPE, _TEXT, _READ = 200, 1_000, 500
 _BASE64 = "base64:"
 _XML = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
@@ -91,8 +91,13 @@ def legible(text: str, most: int) -> str:
     return "".join(one if _XML.fullmatch(one) else "?" for one in text[:most]) or "-"
 
 
-def after(past: Past, outcome: Nack | DeadLetter, at_ms: int) -> Past:
-    """Return a past and one more failed lease, which had its `fence`."""
+def next_past(
+    lease: Lease, attempts: tuple[Attempt, ...], outcome: Nack | DeadLetter | Release, at_ms: int
+) -> Past:
+    """Return the past of what follows a lease; `attempts` are those before it."""
+    past = Past(lease.fence, lease.failures, lease.crashes, lease.lost, attempts)
+    if isinstance(outcome, Release):
+        return past
     attempt = Attempt(past.fence, at_ms, outcome.charge, _short(outcome.error))
     return Past(
         past.fence,
@@ -101,6 +106,15 @@ def after(past: Past, outcome: Nack | DeadLetter, at_ms: int) -> Past:
         past.lost,
         (*past.attempts, attempt)[-ATTEMPTS_KEPT:],
     )
+
+
+def epitaph(past: Past, letter: DeadLetter) -> dict[str, str]:
+    """Say of a dead letter why it died, for people who look at it with other tools."""
+    return {
+        "reason": letter.reason,
+        "error": legible(f"{letter.error.type}: {letter.error.message}", _READ),
+        "counters": f"failures {past.failures}, crashes {past.crashes}, lost {past.lost}",
+    }
 
 
 def _short(error: Error) -> Error:

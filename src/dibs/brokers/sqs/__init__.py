@@ -5,7 +5,7 @@ Called by: `brokers.url` for `sqs://REGION/PREFIX`, and whoever brings a boto3 c
 
 from typing import TYPE_CHECKING
 
-from dibs.aws.client import Address, address_of, client_at
+from dibs.aws.client import READ_SECONDS, Address, address_of, client_at
 from dibs.aws.receives import POLL_SECONDS
 from dibs.brokers.sqs.broker import SqsBroker
 from dibs.clock import Clock
@@ -15,16 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SqsBroker", "open_sqs", "open_url"]
 
-READ_SECONDS = 3.5
-MOST_POLLS = 32
-
 
 def open_url(url: str, *, clock: Clock, worker_id: bytes) -> SqsBroker:
     """Open `sqs://REGION/PREFIX[?endpoint=...]`; credentials are found by boto3's own chain."""
     del worker_id
     address = address_of(url)
     client = client_at(address, READ_SECONDS, 10)
-    polling = client_at(address, POLL_SECONDS + READ_SECONDS, MOST_POLLS)
+    polling = client_at(address, POLL_SECONDS + READ_SECONDS, 32)
     return SqsBroker(client, polling, address, clock)
 
 

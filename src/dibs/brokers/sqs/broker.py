@@ -8,15 +8,15 @@ Called by: whoever holds a `Broker`; made by `open_sqs`.
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from dibs.aws.calls import Calls
-from dibs.aws.carry import CEILING_SECONDS, FRESH_MS, LOOK_SECONDS, carried_on
-from dibs.aws.client import Address, Failure, failure_of
-from dibs.aws.moves import Move, Moves, hiding
+from dibs.aws.calls import MOST_SECONDS, Calls
+from dibs.aws.carry import CEILING_SECONDS, FRESH_MS, carried_on
+from dibs.aws.client import Address, Failure
+from dibs.aws.moves import Move, Moves, hiding, whole_seconds
 from dibs.aws.polls import Polls
 from dibs.aws.queues import DEAD, LONG, RESERVED, Queues
 from dibs.aws.receives import POLL_SECONDS, Receives
@@ -26,13 +26,11 @@ from dibs.brokers.sqs.inspector import SqsInspector
 from dibs.brokers.sqs.parcel import AWAY, ROOM, Parcel, copy_of, dead_copy_of, parcel_of, place_of
 from dibs.brokers.wire import Past
 from dibs.clock import Clock
-from dibs.errors import BrokerError
-from dibs.message import Ack, DeadLetter, Lease, Message, Release, Result, Settlement
+from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-THREADS = 10
 CAPABILITIES = contract.Capabilities(
     durability="D3", durability_note="in several zones of its region before SQS answers",
     batch_limit=100, payload_limit=1_048_576 - ROOM, longest_lease_ms=CEILING_SECONDS * 1_000,
@@ -54,42 +52,35 @@ class SqsBroker(contract.Broker):
         self.url = str(address)
         self._client = client
         self._clock = clock
-        self._seconds = contract.CALL_LIMIT_SECONDS - 0.5
-        self._calls = Calls(clock, THREADS)
+        self._seconds = MOST_SECONDS
+        self._calls = Calls(clock)
         self._moves = Moves(client, self._calls)
         self._holds = Holds()
-        self._queues = Queues(client, address, self._calls, clock)
-        clients = client, polling
-        self._receives = Receives(clients, self._queues, self._calls, clock, parcel_of)
+        self._queues = Queues(client, address, self._calls)
+        self._receives = Receives(client, polling, self._queues, self._calls, parcel_of)
         self._polls = Polls(self._receives.poll, self._give_back)
         self._rung = False
-        self._look_far_at = clock.monotonic() + LOOK_SECONDS
         self._claims = count()
         if ".amazonaws." not in client.meta.endpoint_url:
             note = "as durable as this endpoint is, which is not Amazon's"
             self.capabilities = replace(CAPABILITIES, durability="D0", durability_note=note)
-        try:
-            (found,) = self._queues.ask([self._queues.names])
-            self.created = not found
-        except BrokerError:
-            self.created = False  # what is wrong is told by the first call that needs it
+        self.created = self._queues.none_yet()
 
     def declare(self, queues: Sequence[str]) -> None:
         """Make queues and where their dead letters lie, and look at what they are set to."""
         checks.queue_names(queues)
-        largest = self.inspector().check(queues)
-        limit = min(self.capabilities.payload_limit, largest - ROOM)
+        limit = min(self.capabilities.payload_limit, self.inspector().check(queues) - ROOM)
         self.capabilities = replace(self.capabilities, payload_limit=limit)
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Send messages; what SQS says that it has, it has."""
         checks.how_many(len(messages), self.capabilities)
-        wall_ms = self._clock.wall_ms()
+        wall_ms, until = self._clock.wall_ms(), self._calls.until(self._seconds)
         whys = [self._refusal(message) for message in messages]
         fit = [message for message, why in zip(messages, whys, strict=True) if why is None]
-        urls = self._queues.urls(message.queue for message in fit)
+        urls = self._queues.urls((message.queue for message in fit), until)
         items = [copy_of(urls[m.queue], m, Past(), m.due_ms - wall_ms, inf) for m in fit]
-        said = self._moves.send(items, self._seconds)
+        said = self._moves.send(items, until)
         failures = [failure for failure in said if failure is not None]
         if failures and len(failures) == len(said) and all(one.sure for one in failures):
             raise self._queues.error(failures[0])
@@ -102,24 +93,18 @@ class SqsBroker(contract.Broker):
         if limit <= 0 or not queues:
             self._polls.stop()
             return contract.Claim([], None)
-        now, start = self._clock.monotonic(), next(self._claims) % len(queues)
+        now, until = self._clock.monotonic(), self._calls.until(self._seconds)
+        start = next(self._claims) % len(queues)
         named = dict.fromkeys((*queues[start:], *queues[:start]))
         turn = [queue for queue in named if contract.QUEUE_NAME.fullmatch(queue)]
-        try:
-            brought = [one for one in self._polls.take(turn, limit) if one.sure_until > now]
-        except Exception as error:
-            raise self._queues.error(failure_of(error)) from error
+        brought = [one for one in self._polls.take(turn, limit) if one.sure_until > now]
         look = [queue for queue in turn if not self._polls.waits(queue)]
-        paused = self._queues.paused_of({*look, *(one.message.queue for one in brought)})
-        self._give_back([one for one in brought if one.message.queue in paused])
+        paused = self._queues.paused_of({*look, *(one.message.queue for one in brought)}, until)
+        self._give_back([one for one in brought if one.message.queue in paused], until)
         parcels = [one for one in brought if one.message.queue not in paused]
-        open_ = [queue for queue in look if queue not in paused]
-        if now >= self._look_far_at:
-            self._look_far_at = now + LOOK_SECONDS
-            (names,) = self._queues.ask([self._queues.names])
-            open_ += [queue + LONG for queue in turn if queue + LONG in names]
-        found, failure = self._receives.at_once(open_, limit - len(parcels), self._seconds)
-        leases = self._granted([*parcels, *found], now)
+        open_ = [q for q in (*look, *self._queues.long_of(turn, until)) if q not in paused]
+        found, failure = self._receives.at_once(open_, limit - len(parcels), until)
+        leases = self._granted([*parcels, *found], now, until)
         if self._rung:
             self._polls.want(turn, limit - len(leases))
         if failure is not None and not leases:
@@ -129,13 +114,15 @@ class SqsBroker(contract.Broker):
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """Send what follows each message and, once that is stored, delete the message."""
         now, wall_ms = self._clock.monotonic(), self._clock.wall_ms()
+        until = now + self._seconds
         first: dict[int | str, tuple[int, Settlement, Hold]] = {}
         for i, one in enumerate(settlements):
             if isinstance(hold := self._holds.of(one.lease, now), Hold):
                 first.setdefault(one.lease.receipt, (i, one, hold))
-        urls = self._queues.urls(n for _, one, hold in first.values() for n in _places(one, hold))
+        names = (name for _, one, hold in first.values() for name in _places(one, hold))
+        urls = self._queues.urls(names, until)
         moves = [_move(one, hold, urls, wall_ms) for _, one, hold in first.values()]
-        self._moves.make(moves, self._seconds)
+        self._moves.make(moves, until)
         applied = set()
         for (i, one, hold), move in zip(first.values(), moves, strict=True):
             hold.copied |= move.copied
@@ -145,25 +132,25 @@ class SqsBroker(contract.Broker):
             elif move.failure.code in _OVER:
                 self._holds.end(hold, Ack())
         return [
-            contract.APPLIED if i in applied else self._ended(one.lease, now)
+            contract.APPLIED if i in applied else self._holds.answer(one.lease, now)
             for i, one in enumerate(settlements)
         ]
 
     def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
         """Hide messages for longer."""
-        now = self._clock.monotonic()
+        now, until = self._clock.monotonic(), self._calls.until(self._seconds)
         holds = [self._holds.of(lease, now) for lease in leases]
         held = [(lease, h) for lease, h in zip(leases, holds, strict=True) if isinstance(h, Hold)]
         for lease, hold in held:
             if now + lease.message.visibility_timeout_ms / 1_000 > hold.taken + CEILING_SECONDS:
-                self._carry_on(lease, hold, now)
+                self._carry_on(lease, hold, now, until)
         places = [place_of(lease.message.queue, hold.key) for lease, hold in held]
-        urls = self._queues.urls(name for name, _ in places)
+        urls = self._queues.urls((name for name, _ in places), until)
         items = [
             hiding(urls[name], handle, lease.message.visibility_timeout_ms, hold.until)
             for (lease, hold), (name, handle) in zip(held, places, strict=True)
         ]
-        said = iter(self._moves.hide(items, self._seconds))
+        said = iter(self._moves.hide(items, until))
         return [
             self._extended(lease, hold, next(said), now)
             if isinstance(hold, Hold)
@@ -191,41 +178,37 @@ class SqsBroker(contract.Broker):
         """Give up the bell; what is under way ends by itself."""
         self._polls.close()
 
-    # Claiming
-
-    def _give_back(self, parcels: list[Parcel]) -> None:
+    def _give_back(self, parcels: list[Parcel], until: float | None = None) -> None:
         """Send anew what is not granted, uncounted; what cannot be sent now is back in time."""
-        moves = [Move(one.url, one.handle, one.sure_until, one.copy()) for one in parcels]
-        self._moves.make(moves, self._seconds)
+        moves = []
+        for one in parcels:
+            copy = copy_of(one.url, one.message, one.past, one.left_ms, one.sure_until)
+            moves.append(Move(one.url, one.handle, one.sure_until, copy))
+        self._moves.make(moves, until or self._calls.until())
 
-    def _granted(self, parcels: list[Parcel], now: float) -> list[Lease]:
+    def _granted(self, parcels: list[Parcel], now: float, until: float) -> list[Lease]:
         """Grant what is due, hidden for its own time from now on; send the rest on another hop."""
-        self._give_back([one for one in parcels if one.left_ms > 0])
+        self._give_back([one for one in parcels if one.left_ms > 0], until)
         due = [one for one in parcels if one.left_ms <= 0]
-        odd = [one for one in due if one.hidden_ms != _seconds(one.message) * 1_000]
+        odd = [one for one in due if one.odd]
         items = [
             hiding(one.url, one.handle, one.message.visibility_timeout_ms, one.sure_until)
             for one in odd
         ]
-        said = zip(odd, self._moves.hide(items, self._seconds), strict=True)
+        said = zip(odd, self._moves.hide(items, until), strict=True)
         unsure = {one.handle for one, failure in said if failure is not None}
         return [self._lease(one, now) for one in due if one.handle not in unsure]
 
     def _lease(self, parcel: Parcel, now: float) -> Lease:
         message, past = parcel.message, parcel.past
         expiry_ms = int(now * 1_000) + message.visibility_timeout_ms
-        self._receives.usual[message.queue] = _seconds(message)
+        self._receives.usual[message.queue] = whole_seconds(message.visibility_timeout_ms)
+        self._seconds = min(self._seconds, max(1.0, message.visibility_timeout_ms / 6_000))
         taken, headers = now - POLL_SECONDS, dict(message.headers)
         hold = Hold(parcel.key, taken, expiry_ms / 1_000, past.attempts, headers)
         receipt = self._holds.granted(past.fence + 1, hold, now)
         counters = (past.fence + 1, past.failures, past.crashes, past.lost)
         return Lease(message, *counters, expiry_ms, receipt)
-
-    # Settling
-
-    def _ended(self, lease: Lease, now: float) -> contract.Settled:
-        hold = self._holds.of(lease, now)
-        return contract.UNKNOWN if isinstance(hold, Hold) else hold
 
     def _extended(
         self, lease: Lease, hold: Hold, failure: Failure | None, now: float
@@ -236,19 +219,18 @@ class SqsBroker(contract.Broker):
         hold.until = now + seconds
         return contract.Held(seconds - (self._clock.monotonic() - now))
 
-    def _carry_on(self, lease: Lease, hold: Hold, now: float) -> None:
+    def _carry_on(self, lease: Lease, hold: Hold, now: float, until: float) -> None:
         """Let a copy take the message's place, to be hidden anew for twelve hours."""
         message, (name, handle) = lease.message, place_of(lease.message.queue, hold.key)
+        seconds = whole_seconds(message.visibility_timeout_ms)
         long = message.queue + LONG
-        urls = self._queues.urls((name, long))
+        urls = self._queues.urls((name, long), until)
         past = Past(lease.fence - 1, lease.failures, lease.crashes, lease.lost, hold.attempts)
         copy = copy_of(urls[long], message, past, 0, hold.until, fresh_ms=FRESH_MS)
-        call = partial(carried_on, self._client, copy, _seconds(message), urls[name], handle)
-        (key,) = self._calls.all([(call, hold.until)], self._seconds)
+        call = partial(carried_on, self._client, copy, seconds, urls[name], handle)
+        (key,) = self._calls.all([(call, hold.until)], until)
         if isinstance(key, str):
             hold.key, hold.taken = AWAY + key, now
-
-    # Asking
 
     def _refusal(self, message: Message) -> str | None:
         why = checks.refusal(message, self.capabilities)
@@ -257,10 +239,6 @@ class SqsBroker(contract.Broker):
         if why is None and len(wire.body_of(message.args)[0]) > self.capabilities.payload_limit:
             return "the arguments are over the limit in base64, as they are no text of XML's"
         return why
-
-
-def _seconds(message: Message) -> int:
-    return ceil(message.visibility_timeout_ms / 1_000)
 
 
 def _places(one: Settlement, hold: Hold) -> tuple[str, str]:
@@ -279,9 +257,7 @@ def _move(one: Settlement, hold: Hold, urls: dict[str, str], wall_ms: int) -> Mo
     move = Move(urls[name], handle, hold.until)
     if isinstance(outcome, Ack) or hold.copied:
         return move
-    past = Past(lease.fence, lease.failures, lease.crashes, lease.lost, hold.attempts)
-    if not isinstance(outcome, Release):
-        past = wire.after(past, outcome, wall_ms)
+    past = wire.next_past(lease, hold.attempts, outcome, wall_ms)
     if isinstance(outcome, DeadLetter):
         dead = urls[message.queue + DEAD]
         move.copy = dead_copy_of(dead, message, past, outcome, hold.until)

@@ -4,11 +4,12 @@ Must never: call `PurgeQueue`, which kills what is in flight too.
 Called by: `SqsBroker`, and whoever looks after queues.
 """
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from dibs.aws.queues import DEAD, Queues
+from dibs.aws.queues import DEAD, MOST_RECEIVES, RESERVED, Queues
 from dibs.brokers import checks
 from dibs.brokers.contract import Answered, Finding, Inspector, Page
 from dibs.clock import Clock
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 DAY_SECONDS = 24 * 3_600
-_BUDGET = 10
-"""Receives that a message may need by our own default: one for each loss of `max_lost`."""
-_LEAST_SIZE = 131_072
+MAX_LOST = 10
+"""How often a message is lost by default before it is given up: each is a receive."""
+MAX_SIZE, LEAST_SIZE = 1_048_576, 131_072
 
 
 class SqsInspector(Inspector):
@@ -37,7 +38,7 @@ class SqsInspector(Inspector):
     def queues(self) -> list[QueueCounts]:
         """Return the counts of every queue of the prefix, by name."""
         (names,) = self._ask([self._queues.names])
-        alive = sorted(name for name in names if not name.endswith(DEAD))
+        alive = [name for name in names if not name.endswith(RESERVED)]
         dead = [name + DEAD for name in alive if name + DEAD in names]
         settings = self._ask([partial(self._settings, name) for name in (*alive, *dead)])
         tags = self._ask([partial(self._queues.paused, name) for name in alive])
@@ -53,27 +54,21 @@ class SqsInspector(Inspector):
         Raises:
             BrokerRefused: one of them is set to what would lose jobs.
         """
-        for queue in queues:
-            if queue.endswith(DEAD):
-                raise OptionError(f"queue name {queue!r}: what ends in {DEAD} holds dead letters")
+        if odd := [queue for queue in queues if queue.endswith(RESERVED)]:
+            raise OptionError(f"queue name {odd[0]!r}: what ends so is for dibs itself")
         names = [name for queue in queues for name in (queue, queue + DEAD)]
-        settings = dict(
-            zip(names, self._ask([partial(self._settings, n) for n in names]), strict=True)
-        )
-        for name, found in settings.items():
+        settings = self._ask([partial(self._settings, name) for name in names])
+        for name, found in zip(names, settings, strict=True):
             for one in _findings(name, found):
                 if one.verdict == "bad":
                     raise BrokerRefused(f"{one.what} is {one.found}: {one.advice}")
-        return min(
-            (int(s.get("MaximumMessageSize", 1_048_576)) for s in settings.values()),
-            default=1_048_576,
-        )
+        return min((int(s.get("MaximumMessageSize", MAX_SIZE)) for s in settings), default=MAX_SIZE)
 
     def findings(self) -> list[Finding]:
         """Return what the queues of the prefix are set to."""
         (names,) = self._ask([self._queues.names])
-        settings = self._ask([partial(self._settings, name) for name in sorted(names)])
-        pairs = zip(sorted(names), settings, strict=True)
+        settings = self._ask([partial(self._settings, name) for name in names])
+        pairs = zip(names, settings, strict=True)
         endpoint = self._client.meta.endpoint_url
         plain = endpoint.startswith("http://")
         advice = "what is sent there can be read on the way: use https" if plain else ""
@@ -144,14 +139,19 @@ class SqsInspector(Inspector):
             QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0, VisibilityTimeout=30,
             MessageSystemAttributeNames=["SentTimestamp"],
         ).get("Messages", [])  # fmt: skip
-        old = [one for one in got if int(one["Attributes"]["SentTimestamp"]) <= began_ms]
-        if old:
-            entries = [
-                {"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(old)
-            ]
-            answer = self._client.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
-            return len(answer.get("Successful", ()))
-        return 0
+        sent = [int(one.get("Attributes", {}).get("SentTimestamp", 0)) for one in got]
+        handles = [
+            one.get("ReceiptHandle", "")
+            for one, at in zip(got, sent, strict=True)
+            if at <= began_ms
+        ]
+        if not handles:
+            return 0
+        answer = self._client.delete_message_batch(
+            QueueUrl=url,
+            Entries=[{"Id": str(n), "ReceiptHandle": one} for n, one in enumerate(handles)],
+        )
+        return len(answer.get("Successful", ()))
 
 
 def _refuse() -> NoReturn:
@@ -171,23 +171,28 @@ def _counts(found: dict[str, str]) -> tuple[int, int, int]:
 
 def _findings(name: str, found: dict[str, str]) -> list[Finding]:
     """Judge what a queue is set to."""
-    findings = []
     days = int(found.get("MessageRetentionPeriod", 0)) / DAY_SECONDS
-    kept = "good" if days >= 14 else "note" if days >= 1 else "bad"
-    advice = (
-        "" if kept == "good" else "SQS drops what is older: set MessageRetentionPeriod to 14 days"
-    )
-    findings.append(Finding(f"the retention of {name}", f"{days:g} days", kept, advice))  # type: ignore[arg-type]
-    size = int(found.get("MaximumMessageSize", 1_048_576))
-    advice = (
-        f"raise MaximumMessageSize to 1,048,576: {_LEAST_SIZE:,} is the least that dibs works with"
-    )
-    findings.append(
-        Finding(
-            f"the largest message of {name}",
-            f"{size:,} bytes",
-            "good" if size >= _LEAST_SIZE else "bad",
-            "" if size >= _LEAST_SIZE else advice,
-        )
-    )
-    return findings
+    size = int(found.get("MaximumMessageSize", MAX_SIZE))
+    policy = json.loads(found.get("RedrivePolicy") or "{}")
+    most = int(policy.get("maxReceiveCount", MOST_RECEIVES))
+    return [
+        _judged(
+            f"the retention of {name}", f"{days:g} days", days >= 1, days >= 14,
+            "SQS drops what is older: set MessageRetentionPeriod to 1209600, 14 days",
+        ),
+        _judged(
+            f"the largest message of {name}", f"{size:,} bytes", size >= LEAST_SIZE,
+            size >= MAX_SIZE, f"set MaximumMessageSize to {MAX_SIZE}; dibs keeps 65,536 of it",
+        ),
+        _judged(
+            f"the redrive policy of {name}", f"after {most:,} receives", most > MAX_LOST,
+            most >= MOST_RECEIVES, "SQS takes a job away before its own budgets are used up: set"
+            " maxReceiveCount to 1000, or remove the policy",
+        ),
+    ]  # fmt: skip
+
+
+def _judged(what: str, found: str, lawful: bool, best: bool, advice: str) -> Finding:
+    if not lawful:
+        return Finding(what, found, "bad", advice)
+    return Finding(what, found, "good") if best else Finding(what, found, "note", advice)
