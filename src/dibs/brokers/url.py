@@ -33,7 +33,7 @@ SERVERS: dict[str, Server] = {
     **dict.fromkeys(
         ("redis", "rediss", "valkey", "valkeys"), Server("dibs.brokers.redis", "redis")
     ),
-    "sqs": Server("dibs.brokers.sqs"),
+    "sqs": Server("dibs.brokers.sqs", "sqs"),
 }
 """By scheme."""
 LATER = ("amqp", "amqps", "postgres", "postgresql")
