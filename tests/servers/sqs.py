@@ -18,6 +18,7 @@ How moto differs from Amazon SQS, for whoever writes a test:
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -60,6 +61,21 @@ class Server:
     def follow(self, clock: ManualClock) -> None:
         """Set its clock to a test's."""
         self.set_time(clock.wall_ms())
+
+
+@contextmanager
+def keys_set() -> Iterator[None]:
+    """Have `KEYS` in the environment, for this process and what it starts."""
+    before = {name: os.environ.get(name) for name in KEYS}
+    os.environ.update(KEYS)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
