@@ -1,9 +1,9 @@
 """Jobs through a local server that speaks SQS, beside bare loops of boto3 on that server.
 
 The bare loop is one boto3 client with nothing around it, in batches of ten, the most that SQS
-takes: it sends all, then receives and deletes until it has had all. The server is moto's, in a process of
-its own on the same cores, and slower than Amazon's by far: what is compared is the number of
-requests and the work around them.
+takes: it sends all, then receives and deletes until it has had all. The server is moto's, in a
+process of its own on the same cores, and slower than Amazon's by far: what is compared is the
+number of requests and the work around them.
 """
 
 import time
@@ -33,7 +33,7 @@ from dibs.message import Message
 from dibs.producer.ids import Ids
 from tests.servers.sqs import Server, keys_set, serving
 
-COUNT = 1_000
+COUNT = 400
 TIMED = 100
 TEN = 10
 BODY = "x" * 2

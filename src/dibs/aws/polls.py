@@ -14,9 +14,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from dibs.clock import Clock
 from dibs.wakepipe import WakePipe
 
-KEPT_SECONDS = 0.25
+KEPT_SECONDS = 0.5
+SURE_SECONDS = 1.0
+"""A poll that waits so long has looked everywhere: then there is nothing."""
 
 T = TypeVar("T")
 
@@ -24,11 +27,13 @@ T = TypeVar("T")
 class _Poll(Generic[T]):
     """The polls for one queue. `want` is how many messages its waiter has room for.
 
-    `dry`: the last one brought less than it asked for, so there is no more to be had just now.
+    `since` is when it began to want some. `dry`: the last one brought less than it asked for, so
+    there is no more to be had just now.
     """
 
     def __init__(self) -> None:
         self.want = 0
+        self.since = 0.0
         self.under_way = False
         self.dry = False
         self.brought: deque[T] = deque()
@@ -38,8 +43,12 @@ class Polls(Generic[T]):
     """One waiter's polls. `poll(queue, most)` waits for messages; both functions may raise."""
 
     def __init__(
-        self, poll: Callable[[str, int], list[T]], give_back: Callable[[list[T]], None]
+        self,
+        poll: Callable[[str, int], list[T]],
+        give_back: Callable[[list[T]], None],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._poll = poll
         self._give_back = give_back
         self._bell = WakePipe()
@@ -77,6 +86,13 @@ class Polls(Generic[T]):
         poll = self._polls.get(queue)
         return poll is not None and (poll.dry or (poll.under_way and poll.want > 0))
 
+    def found_nothing(self, queues: Sequence[str]) -> bool:
+        """Whether polls for all of these have waited for so long that nothing can be there."""
+        sure = self._clock.monotonic() - SURE_SECONDS
+        with self._changed:
+            polls = [self._polls.get(queue) for queue in queues]
+            return all(p and p.want and not p.brought and p.since <= sure for p in polls)
+
     def want(self, queues: Sequence[str], room: int) -> None:
         """Wait for up to `room` messages of these queues, and for no others."""
         with self._changed:
@@ -86,8 +102,10 @@ class Polls(Generic[T]):
                     name, target = f"dibs-poll-{queue}", self._run
                     threading.Thread(target=target, args=(queue,), name=name, daemon=True).start()
             for queue, poll in self._polls.items():
-                poll.dry = False
-                poll.want = -(-room // len(queues)) if queue in queues else 0
+                wanted = -(-room // len(queues)) if queue in queues else 0
+                if wanted and not poll.want:
+                    poll.since = self._clock.monotonic()
+                poll.want, poll.dry = wanted, False
             self._changed.notify_all()
 
     def stop(self) -> None:

@@ -58,7 +58,7 @@ class SqsBroker(contract.Broker):
         self._holds = Holds()
         self._queues = Queues(client, address, self._calls)
         self._receives = Receives(client, polling, self._queues, self._calls, parcel_of)
-        self._polls = Polls(self._receives.poll, self._give_back)
+        self._polls = Polls(self._receives.poll, self._give_back, clock)
         self._rung = False
         self._claims = count()
         if ".amazonaws." not in client.meta.endpoint_url:
@@ -109,7 +109,7 @@ class SqsBroker(contract.Broker):
             self._polls.want(turn, limit - len(leases))
         if failure is not None and not leases:
             raise self._queues.error(failure)
-        return contract.Claim(leases, None)
+        return contract.Claim(leases, None, not self._rung or self._polls.found_nothing(turn))
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """Send what follows each message and, once that is stored, delete the message."""
