@@ -173,9 +173,7 @@ def _findings(name: str, found: dict[str, str]) -> list[Finding]:
     """Judge what a queue is set to."""
     days = int(found.get("MessageRetentionPeriod", 0)) / DAY_SECONDS
     size = int(found.get("MaximumMessageSize", MAX_SIZE))
-    policy = json.loads(found.get("RedrivePolicy") or "{}")
-    most = int(policy.get("maxReceiveCount", MOST_RECEIVES))
-    return [
+    findings = [
         _judged(
             f"the retention of {name}", f"{days:g} days", days >= 1, days >= 14,
             "SQS drops what is older: set MessageRetentionPeriod to 1209600, 14 days",
@@ -184,12 +182,14 @@ def _findings(name: str, found: dict[str, str]) -> list[Finding]:
             f"the largest message of {name}", f"{size:,} bytes", size >= LEAST_SIZE,
             size >= MAX_SIZE, f"set MaximumMessageSize to {MAX_SIZE}; dibs keeps 65,536 of it",
         ),
-        _judged(
-            f"the redrive policy of {name}", f"after {most:,} receives", most > MAX_LOST,
-            most >= MOST_RECEIVES, "SQS takes a job away before its own budgets are used up: set"
-            " maxReceiveCount to 1000, or remove the policy",
-        ),
     ]  # fmt: skip
+    if policy := json.loads(found.get("RedrivePolicy") or "{}"):
+        most = int(policy.get("maxReceiveCount", 0))
+        advice = "SQS takes a job away before its own budgets do: set maxReceiveCount to 1000"
+        what = f"the redrive policy of {name}"
+        said = f"after {most:,} receives"
+        findings.append(_judged(what, said, most > MAX_LOST, most >= MOST_RECEIVES, advice))
+    return findings
 
 
 def _judged(what: str, found: str, lawful: bool, best: bool, advice: str) -> Finding:
