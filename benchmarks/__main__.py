@@ -32,6 +32,7 @@ FIGURES = {
     "crash": "a segfaulting job among 1,000 healthy ones",
     "redis": "on Redis: jobs drained, enqueued, and from enqueue to start",
     "postgres": "on PostgreSQL: jobs drained, enqueued, from enqueue to start, a long backlog",
+    "sqs": "on a local server that speaks SQS: the same",
 }
 
 

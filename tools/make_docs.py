@@ -20,6 +20,7 @@ from dibs.brokers.postgres import PostgresBroker
 from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.brokers.redis import RedisBroker
 from dibs.brokers.sqlite import SqliteBroker
+from dibs.brokers.sqs import SqsBroker
 from dibs.delivery import Delivery
 from dibs.states import MOVES, State
 from tools import ROOT
@@ -31,6 +32,7 @@ BROKERS = {
     "Redis": RedisBroker.capabilities,
     "PostgreSQL": PostgresBroker.capabilities,
     "RabbitMQ": RabbitBroker.capabilities,
+    "SQS": SqsBroker.capabilities,
 }
 
 

@@ -2,7 +2,21 @@
 
 from tests.unit.redis.conftest import opener, running
 from tests.unit.sqlite.conftest import broker, clock, open_broker, path
+from tests.unit.sqs.conftest import front, server
+from tests.unit.sqs.conftest import open_broker as open_sqs
 from tests.unit.test_producer import app
 from tests.worker.conftest import scene
 
-__all__ = ["app", "broker", "clock", "open_broker", "opener", "path", "running", "scene"]
+__all__ = [
+    "app",
+    "broker",
+    "clock",
+    "front",
+    "open_broker",
+    "open_sqs",
+    "opener",
+    "path",
+    "running",
+    "scene",
+    "server",
+]

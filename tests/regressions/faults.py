@@ -7,6 +7,7 @@ Must never: be imported by dibs, or be in force in a test that is not told of it
 Called by: `seeding.py` for tests of this process, `tests/launch.py` for whole workers.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from dibs import policy
+from dibs.aws.polls import Polls
 from dibs.brokers.contract import APPLIED, Claim, Extended, Held, Settled
+from dibs.brokers.holds import Hold, Holds
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError
@@ -499,6 +502,37 @@ def listens_once(patch: Patch) -> None:
         del self
 
     patch(Bell, "take_down", take_down)
+
+
+def polls_no_more_after_an_error(patch: Patch) -> None:
+    """Let the thread that polls end by an error, while everybody takes it for waiting."""
+
+    def run(self: Polls[Any], queue: str) -> None:
+        poll = self._polls[queue]
+        with contextlib.suppress(Exception):
+            while self._open:
+                self._step(queue, poll)
+
+    def bring(self: Polls[Any], queue: str, poll: Any, most: int) -> None:
+        brought = self._poll(queue, most)
+        with self._changed:
+            poll.under_way = False
+            poll.want, poll.dry = 0, len(brought) < most
+            poll.brought += brought
+            self._bell.ring()
+
+    patch(Polls, "_run", run)
+    patch(Polls, "_bring", bring)
+
+
+def settles_by_any_receipt(patch: Patch) -> None:
+    """Send whatever receipt one has: the server will know."""
+
+    def of(self: Holds, lease: Lease, now: float) -> Hold:
+        del self, now
+        return Hold(str(lease.receipt).partition(" ")[2], 0, math.inf)
+
+    patch(Holds, "of", of)
 
 
 FAULTS: dict[str, Callable[[Patch], None]] = {

@@ -46,11 +46,6 @@ def test_another_way_to_name_a_file_is_shown_the_right_form(url: str) -> None:
 
 
 def test_a_scheme_that_has_no_adapter_is_refused() -> None:
-    for scheme in ("sqs",):
-        text = refusal(f"{scheme}://user:hunter2@host/1")
-        assert (
-            text == f"{scheme}://***@host/1: this version of dibs has no adapter for {scheme} yet"
-        )
     assert "did you mean `sqlite`?" in refusal("sqlit:///a.db")
     assert "did you mean `redis`" in refusal("reddis://u:hunter2@h")
     assert "hunter2" not in refusal("reddis://u:hunter2@h")

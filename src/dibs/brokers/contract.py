@@ -177,11 +177,13 @@ Extended = Held | Lost | Unknown
 class Claim(Struct, frozen=True):
     """What a claim found, and after how many seconds to look again if no bell rings.
 
-    `next_in` is None where nothing stored will fall due by itself.
+    `next_in` is None where nothing stored will fall due by itself. `sure` False: the broker has not
+    looked everywhere yet, so that finding nothing says nothing.
     """
 
     leases: list[Lease]
     next_in: float | None
+    sure: bool = True
 
 
 class CallersConnection(Protocol):

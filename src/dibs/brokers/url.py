@@ -35,9 +35,9 @@ SERVERS: dict[str, Server] = {
         ("redis", "rediss", "valkey", "valkeys"), Server("dibs.brokers.redis", "redis")
     ),
     **dict.fromkeys(("postgres", "postgresql"), Server("dibs.brokers.postgres", "postgres")),
+    "sqs": Server("dibs.brokers.sqs", "sqs"),
 }
 """By scheme."""
-LATER = ("sqs",)
 
 _PAIR = r"(?<![^&;?\s])([^=&;?\s]*)=[^&;\s]*"
 """A parameter, from where one can begin: so a text of any length is read once."""
@@ -87,8 +87,6 @@ def absolute(url: str) -> str:
         UrlError: it cannot be read; the text shows the right form.
     """
     scheme, separator, rest = url.partition("://")
-    if scheme in LATER and separator:
-        raise UrlError(f"{redact(url)}: this version of dibs has no adapter for {scheme} yet")
     if separator and (scheme == "memory" or scheme in SERVERS):
         return url
     if scheme != "sqlite" or not separator:

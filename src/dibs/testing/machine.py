@@ -202,6 +202,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """Stop a queue, or let it go on."""
         for broker in (self._theirs[by], self._reference):
             getattr(broker.inspector(), verb)(queue)
+        self._harness.let_pass(self._harness.pause_seen_ms)
 
     @rule(ms=st.sampled_from([1, SECOND - 1, SECOND, 5 * SECOND, 30 * SECOND, 120 * SECOND]))
     def let_pass(self, ms: int) -> None:

@@ -224,7 +224,7 @@ class Pump:
 
     def _is_empty(self, claim: Claim) -> bool:
         """Whether a claim says that nothing is left; one that says "look at once" knows of more."""
-        return not claim.leases and not self.held and claim.next_in != 0
+        return not claim.leases and not self.held and claim.next_in != 0 and claim.sure
 
     def _attend(self, now: float) -> None:
         """Call a broker that takes silence for death, also when there is nothing to ask it."""

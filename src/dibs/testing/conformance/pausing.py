@@ -131,5 +131,5 @@ class Pausing(Cases):
         broker.inspector().pause("photos")
         waiting = waiter(harness)
         broker.inspector().resume("photos")
-        assert rung(waiting) == [waiting]
+        assert rung(waiting, within=harness.soon_seconds) == [waiting]
         assert len(claim(waiting, limit=10)) == 1

@@ -1,0 +1,97 @@
+"""Calls of a client that blocks: several at once, and all of them over in time.
+
+Owns: a few threads, and the moment after which nobody waits for an answer any more.
+Must never: hold up the end of a process, start a call whose time is over, or know a broker.
+Called by: the batches and polls of SQS, whose client makes one request after the other.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from dibs.clock import Clock
+
+T = TypeVar("T")
+Timed = tuple[Callable[[], T], float]
+"""A call, and the moment on the monotonic clock from which on it must not be started."""
+
+
+class NotCalled(Exception):
+    """The time was over before the call could be made: it had no effect."""
+
+
+class NotAnswered(Exception):
+    """The call was made, and its answer did not come in time: nobody can tell."""
+
+
+IDLE_SECONDS = 10.0
+MOST_SECONDS = 4.5
+THREADS = 10
+
+
+class Calls:
+    """Ten threads at the most, started as they are needed and gone soon after."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._asked: SimpleQueue[tuple[Future[Any], Timed[Any]]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._busy = 0
+
+    def until(self, seconds: float = MOST_SECONDS) -> float:
+        """Return when what begins now must be over."""
+        return self.clock.monotonic() + seconds
+
+    def all(self, calls: Sequence[Timed[T]], until: float) -> list[T | Exception]:
+        """Make calls at once; return what each returned or raised, at `until` at the latest.
+
+        Any thread may ask, while another does.
+        """
+        futures: list[Future[T]] = [Future() for _ in calls]
+        for asked in zip(futures, calls, strict=True):
+            self._asked.put(asked)
+        with self._lock:
+            while self._threads < min(len(calls) + self._busy, THREADS):
+                self._threads += 1
+                threading.Thread(target=self._run, name="dibs-calls", daemon=True).start()
+        wait(futures, max(0.0, until - self.clock.monotonic()))
+        return [_answer(future) for future in futures]
+
+    def _run(self) -> None:
+        while True:
+            try:
+                future, (call, before) = self._asked.get(timeout=IDLE_SECONDS)
+            except Empty:
+                with self._lock:
+                    if self._asked.empty():  # whoever puts something there, then counts us
+                        self._threads -= 1
+                        return
+                continue
+            with self._lock:
+                self._busy += 1
+            self._do(future, call, before)
+            with self._lock:
+                self._busy -= 1
+
+    def _do(self, future: "Future[T]", call: Callable[[], T], before: float) -> None:
+        if self.clock.monotonic() >= before:
+            future.cancel()
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(call())
+            except Exception as error:  # whatever it is, whoever asked is told
+                future.set_exception(error)
+
+
+def _answer(future: "Future[Any]") -> Any:
+    if future.cancel() or future.cancelled():
+        return NotCalled("the time was over before it could be sent")
+    if not future.done():
+        return NotAnswered("no answer came in time")
+    try:
+        return future.result()
+    except Exception as error:
+        return error

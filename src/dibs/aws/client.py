@@ -1,0 +1,118 @@
+"""The way to SQS: its URL, clients that end in time, and its errors in our words.
+
+Must never: be imported before an `sqs://` URL is opened (boto3 takes a quarter of a second), or let
+boto3 try again: a request is sent once, and whoever called backs off.
+Called by: the adapter's other parts.
+"""
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+)
+from msgspec import Struct
+
+from dibs.aws.calls import NotAnswered, NotCalled
+from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, UrlError
+from dibs.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+READ_SECONDS = 3.5
+_PLACE = re.compile(r"sqs://([a-z0-9-]+)/([A-Za-z0-9_-]{1,14})")
+_UNSENT = (NotCalled, EndpointConnectionError, ConnectTimeoutError)
+
+
+class Address(Struct, frozen=True):
+    """What a URL says; credentials are boto3's own to find."""
+
+    region: str
+    prefix: str
+    endpoint: str | None = None
+
+    def __str__(self) -> str:
+        place = f"sqs://{self.region}/{self.prefix}"
+        return f"{place}?endpoint={self.endpoint}" if self.endpoint else place
+
+
+def address_of(url: str) -> Address:
+    """Read a URL, or raise `UrlError`."""
+    place, _, query = url.partition("?")
+    if (found := _PLACE.fullmatch(place)) is None:
+        shown = f"sqs://{place.removeprefix('sqs://').rpartition('@')[2]}"
+        form = "`sqs://REGION/PREFIX`, the prefix being 1 to 14 of A-Z a-z 0-9 _ -"
+        raise UrlError(f"{shown} is no place for queues: write {form}")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    endpoint = options.pop("endpoint", None)
+    for name in options:
+        raise UrlError(f"{place} has no option `{name}`{did_you_mean(name, ['endpoint'])}")
+    if endpoint is not None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise UrlError(f"{place}: an endpoint is `https://host:port`, and has no user")
+    return Address(found[1], found[2], endpoint)
+
+
+def client_at(address: Address, read_seconds: float, connections: int) -> "SQSClient":
+    """Make a client whose requests end by themselves."""
+    config = Config(
+        connect_timeout=1.0,
+        read_timeout=read_seconds,
+        max_pool_connections=connections,
+        retries={"total_max_attempts": 1},
+        tcp_keepalive=True,
+    )
+    try:
+        session = boto3.session.Session(region_name=address.region)
+        return session.client("sqs", endpoint_url=address.endpoint, config=config)
+    except (BotoCoreError, ValueError) as error:
+        raise BrokerRefused(f"{address}: boto3 cannot be set up: {error}") from error
+
+
+class Failure(Struct, frozen=True):
+    """Why a request, or an entry of it, is not known to be done. `sure`: it had no effect."""
+
+    code: str
+    text: str
+    sure: bool
+
+    def error(self, where: object) -> BrokerError:
+        """Return what to raise."""
+        refused = self.code in ("AccessDenied", "AccessDeniedException", "InvalidClientTokenId")
+        return (BrokerRefused if refused else BrokerUnavailable)(f"{where}: {self.text}")
+
+
+def failure_of(error: Exception) -> Failure:
+    """Say what an exception means: what got no clear answer may have been done."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        said = error.response.get("Error", {})
+        code = said.get("Code", "").rpartition(".")[2]
+        return Failure(code, f"{code} ({status}): {said.get('Message')}", 400 <= status < 500)
+    lost = isinstance(error, NotAnswered | HTTPClientError) or not isinstance(error, BotoCoreError)
+    kind = type(error).__name__
+    return Failure(kind, f"{kind}: {error}", isinstance(error, _UNSENT) or not lost)
+
+
+def entries(answer: object, count: int) -> list[Failure | None]:
+    """Say of each entry of a batch why it is not known to be done, or None."""
+    if isinstance(answer, Exception):
+        return [failure_of(answer)] * count
+    said: list[Failure | None] = [Failure("unsaid", "no answer to this entry", sure=False)] * count
+    parts = answer if isinstance(answer, dict) else {}
+    for entry in parts.get("Successful", ()):
+        said[int(entry["Id"])] = None
+    for entry in parts.get("Failed", ()):
+        code = entry["Code"].rpartition(".")[2]
+        text = f"{code}: {entry.get('Message')}"
+        said[int(entry["Id"])] = Failure(code, text, sure=entry["SenderFault"])
+    return said

@@ -1,0 +1,127 @@
+"""Messages as they are received: at once, or by a poll that waits for some.
+
+Owns: how many requests a look is worth, and until when what they bring is surely ours.
+Must never: take an answer that came too soon for an empty queue, or receive from a paused one.
+Called by: the SQS adapter, and its polls in their threads.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from dibs.aws.calls import Calls, NotAnswered
+from dibs.aws.client import Failure, failure_of
+from dibs.aws.foreign import Got
+from dibs.aws.queues import Queues
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+T = TypeVar("T")
+TEN = 10
+POLL_SECONDS = 20
+POLLED_SECONDS = 30
+"""For how long SQS hides what a poll brings: it is used only while that is surely not over."""
+WATCH_SECONDS = 2.0
+_ASKED: dict[str, Any] = {
+    "MessageAttributeNames": ["All"],
+    "MessageSystemAttributeNames": [
+        "ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp", "SentTimestamp",
+    ],
+}  # fmt: skip
+
+
+class Receives(Generic[T]):
+    """Both ways.
+
+    `read` makes what is handed out of a message's queue and address, the message, for how many ms
+    it is hidden (0 from a poll: nobody knows since when) and until when it is surely ours.
+    """
+
+    def __init__(
+        self,
+        client: "SQSClient",
+        polling: "SQSClient",
+        queues: Queues,
+        calls: Calls,
+        read: Callable[[str, str, Got, int, float], T],
+    ) -> None:
+        self._client = client
+        self._polling = polling
+        self._queues = queues
+        self._calls = calls
+        self._clock = calls.clock
+        self._read = read
+        self._widths: dict[str, int] = {}
+        self.usual: dict[str, int] = {}
+        """For how many seconds to hide what a queue has: mostly right, and changed where not."""
+
+    def at_once(
+        self, queues: Sequence[str], room: int, until: float
+    ) -> tuple[list[T], Failure | None]:
+        """Receive from each queue its share, and what one does not use for the others.
+
+        As many requests at once as lately came back full, then twice as many, since an empty one
+        costs as much as a full one. The second value says of a request why it failed.
+        """
+        found: list[T] = []
+        trouble: Failure | None = None
+        total = dict.fromkeys(queues, 0)
+        while queues and room > 0:
+            asked = self._shares(sorted(queues, key=total.__getitem__), room)
+            tens = [(q, min(TEN, n - at)) for q, n in asked.items() for at in range(0, n, TEN)]
+            calls = [(partial(self._receive, queue, most), inf) for queue, most in tens]
+            got = dict.fromkeys(queues, 0)
+            for (queue, _), answer in zip(tens, self._calls.all(calls, until), strict=True):
+                if isinstance(answer, Exception):
+                    trouble = failure_of(answer)
+                else:
+                    got[queue] += len(answer)
+                    total[queue] += len(answer)
+                    found += answer
+            for queue, most in asked.items():
+                width = 2 * self._widths.get(queue, 1) if got[queue] == most else got[queue] // TEN
+                self._widths[queue] = max(1, min(width, TEN))
+            room -= sum(got.values())
+            queues = [queue for queue in queues if got[queue] == asked[queue]]
+        return found, trouble
+
+    def poll(self, queue: str, most: int) -> list[T]:
+        """Wait for messages, or a while for a paused queue to go on; raise a `BrokerError`."""
+        try:
+            return self._polled(queue, most)
+        except Exception as error:
+            raise self._queues.error(failure_of(error)) from error
+
+    def _polled(self, queue: str, most: int) -> list[T]:
+        if self._queues.paused(queue):
+            threading.Event().wait(WATCH_SECONDS)
+            return []
+        left, url = self._clock.monotonic(), self._queues.url(queue)
+        answer = self._polling.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=min(most, TEN), VisibilityTimeout=POLLED_SECONDS,
+            WaitTimeSeconds=POLL_SECONDS, **_ASKED,
+        )  # fmt: skip
+        got, waited = answer.get("Messages", ()), self._clock.monotonic() - left
+        if not got and waited < POLL_SECONDS / 2:
+            raise NotAnswered(f"a poll of {POLL_SECONDS} s ended after {waited:.1f} s with nothing")
+        return [self._read(queue, url, one, 0, left + POLLED_SECONDS) for one in got]
+
+    def _shares(self, queues: Sequence[str], room: int) -> dict[str, int]:
+        each, over = divmod(room, len(queues))
+        return {
+            queue: min(each + (n < over), TEN * self._widths.get(queue, 1))
+            for n, queue in enumerate(queues)
+        }
+
+    def _receive(self, queue: str, most: int) -> list[T]:
+        hidden, url = self.usual.get(queue, POLLED_SECONDS), self._queues.url(queue)
+        until = self._clock.monotonic() + hidden
+        answer = self._client.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=most, VisibilityTimeout=hidden, WaitTimeSeconds=0,
+            **_ASKED,
+        )  # fmt: skip
+        got = answer.get("Messages", ())
+        return [self._read(queue, url, one, hidden * 1_000, until) for one in got]

@@ -1,0 +1,267 @@
+"""Queues in Amazon SQS: the verbs of the contract.
+
+Must never: settle or extend by a receipt whose time is over on our own clock, since SQS may take
+it for its new holder's: that stands here for a fence.
+Called by: whoever holds a `Broker`; made by `open_sqs`.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import count
+from math import inf
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from dibs.aws.calls import MOST_SECONDS, Calls
+from dibs.aws.carry import CEILING_SECONDS, FRESH_MS, carried_on
+from dibs.aws.client import Address, Failure
+from dibs.aws.moves import Move, Moves, hiding, whole_seconds
+from dibs.aws.polls import Polls
+from dibs.aws.queues import DEAD, LONG, RESERVED, Queues
+from dibs.aws.receives import POLL_SECONDS, Receives
+from dibs.brokers import checks, contract, wire
+from dibs.brokers.holds import Hold, Holds
+from dibs.brokers.sqs.inspector import SqsInspector
+from dibs.brokers.sqs.parcel import AWAY, ROOM, Parcel, copy_of, dead_copy_of, parcel_of, place_of
+from dibs.brokers.wire import Past
+from dibs.clock import Clock
+from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+CAPABILITIES = contract.Capabilities(
+    durability="D3", durability_note="in several zones of its region before SQS answers",
+    batch_limit=100, payload_limit=1_048_576 - ROOM, longest_lease_ms=CEILING_SECONDS * 1_000,
+    atomic_batches=False, atomic_retry=False, native_fence=False, unique_ids=False, ordered=False,
+    takes_ahead=True, tells_next=False, purges_scheduled=False, exact_counts=False,
+    priorities=False, unique_keys=False, results=False, browsing=False,
+)  # fmt: skip
+_OVER = ("ReceiptHandleIsInvalid", "MessageNotInflight")
+
+
+class SqsBroker(contract.Broker):
+    """One thread's handle on the queues of a prefix."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(
+        self, client: "SQSClient", polling: "SQSClient", address: Address, clock: Clock
+    ) -> None:
+        self.url = str(address)
+        self._client = client
+        self._clock = clock
+        self._seconds = MOST_SECONDS
+        self._calls = Calls(clock)
+        self._moves = Moves(client, self._calls)
+        self._holds = Holds()
+        self._queues = Queues(client, address, self._calls)
+        self._receives = Receives(client, polling, self._queues, self._calls, parcel_of)
+        self._polls = Polls(self._receives.poll, self._give_back, clock)
+        self._rung = False
+        self._claims = count()
+        if ".amazonaws." not in client.meta.endpoint_url:
+            note = "as durable as this endpoint is, which is not Amazon's"
+            self.capabilities = replace(CAPABILITIES, durability="D0", durability_note=note)
+        self.created = self._queues.none_yet()
+
+    def declare(self, queues: Sequence[str]) -> None:
+        """Make queues and where their dead letters lie, and look at what they are set to."""
+        checks.queue_names(queues)
+        limit = min(self.capabilities.payload_limit, self.inspector().check(queues) - ROOM)
+        self.capabilities = replace(self.capabilities, payload_limit=limit)
+
+    def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
+        """Send messages; what SQS says that it has, it has."""
+        checks.how_many(len(messages), self.capabilities)
+        wall_ms, until = self._clock.wall_ms(), self._calls.until(self._seconds)
+        whys = [self._refusal(message) for message in messages]
+        fit = [message for message, why in zip(messages, whys, strict=True) if why is None]
+        urls = self._queues.urls((message.queue for message in fit), until)
+        items = [copy_of(urls[m.queue], m, Past(), m.due_ms - wall_ms, inf) for m in fit]
+        said = self._moves.send(items, until)
+        failures = [failure for failure in said if failure is not None]
+        if failures and len(failures) == len(said) and all(one.sure for one in failures):
+            raise self._queues.error(failures[0])
+        answers = iter([contract.UNKNOWN if failure else contract.STORED for failure in said])
+        return [next(answers) if why is None else contract.Refused(why) for why in whys]
+
+    def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
+        """Grant what polls brought, and what receives bring that wait for nothing."""
+        limit = min(limit, self.capabilities.batch_limit)
+        if limit <= 0 or not queues:
+            self._polls.stop()
+            return contract.Claim([], None)
+        now, until = self._clock.monotonic(), self._calls.until(self._seconds)
+        start = next(self._claims) % len(queues)
+        named = dict.fromkeys((*queues[start:], *queues[:start]))
+        turn = [queue for queue in named if contract.QUEUE_NAME.fullmatch(queue)]
+        brought = [one for one in self._polls.take(turn, limit) if one.sure_until > now]
+        look = [queue for queue in turn if not self._polls.waits(queue)]
+        paused = self._queues.paused_of({*look, *(one.message.queue for one in brought)}, until)
+        self._give_back([one for one in brought if one.message.queue in paused], until)
+        parcels = [one for one in brought if one.message.queue not in paused]
+        open_ = [q for q in (*look, *self._queues.long_of(turn, until)) if q not in paused]
+        found, failure = self._receives.at_once(open_, limit - len(parcels), until)
+        leases = self._granted([*parcels, *found], now, until)
+        if self._rung:
+            self._polls.want(turn, limit - len(leases))
+        if failure is not None and not leases:
+            raise self._queues.error(failure)
+        return contract.Claim(leases, None, not self._rung or self._polls.found_nothing(turn))
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
+        """Send what follows each message and, once that is stored, delete the message."""
+        now, wall_ms = self._clock.monotonic(), self._clock.wall_ms()
+        until = now + self._seconds
+        first: dict[int | str, tuple[int, Settlement, Hold]] = {}
+        for i, one in enumerate(settlements):
+            if isinstance(hold := self._holds.of(one.lease, now), Hold):
+                first.setdefault(one.lease.receipt, (i, one, hold))
+        names = (name for _, one, hold in first.values() for name in _places(one, hold))
+        urls = self._queues.urls(names, until)
+        moves = [_move(one, hold, urls, wall_ms) for _, one, hold in first.values()]
+        self._moves.make(moves, until)
+        applied = set()
+        for (i, one, hold), move in zip(first.values(), moves, strict=True):
+            hold.copied |= move.copied
+            if move.failure is None:
+                applied.add(i)
+                self._holds.end(hold, one.outcome)
+            elif move.failure.code in _OVER:
+                self._holds.end(hold, Ack())
+        return [
+            contract.APPLIED if i in applied else self._holds.answer(one.lease, now)
+            for i, one in enumerate(settlements)
+        ]
+
+    def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
+        """Hide messages for longer."""
+        now, until = self._clock.monotonic(), self._calls.until(self._seconds)
+        holds = [self._holds.of(lease, now) for lease in leases]
+        held = [(lease, h) for lease, h in zip(leases, holds, strict=True) if isinstance(h, Hold)]
+        for lease, hold in held:
+            if now + lease.message.visibility_timeout_ms / 1_000 > hold.taken + CEILING_SECONDS:
+                self._carry_on(lease, hold, now, until)
+        places = [place_of(lease.message.queue, hold.key) for lease, hold in held]
+        urls = self._queues.urls((name for name, _ in places), until)
+        items = [
+            hiding(urls[name], handle, lease.message.visibility_timeout_ms, hold.until)
+            for (lease, hold), (name, handle) in zip(held, places, strict=True)
+        ]
+        said = iter(self._moves.hide(items, until))
+        return [
+            self._extended(lease, hold, next(said), now)
+            if isinstance(hold, Hold)
+            else contract.Lost()
+            for lease, hold in zip(leases, holds, strict=True)
+        ]
+
+    def bell(self) -> int:
+        """Return what is readable when a long poll brought something."""
+        self._rung = True
+        return self._polls.bell()
+
+    def results(self, ids: Sequence[bytes]) -> list[Result | None]:
+        """Tell of none: SQS has no place for results."""
+        return [None for _ in ids]
+
+    def inspector(self) -> SqsInspector:
+        """Return the slow door."""
+        return SqsInspector(self._client, self._queues, self._clock)
+
+    def idle(self) -> None:
+        """Do nothing: there is nothing to tidy up."""
+
+    def close(self) -> None:
+        """Give up the bell; what is under way ends by itself."""
+        self._polls.close()
+
+    def _give_back(self, parcels: list[Parcel], until: float | None = None) -> None:
+        """Send anew what is not granted, uncounted; what cannot be sent now is back in time."""
+        moves = []
+        for one in parcels:
+            copy = copy_of(one.url, one.message, one.past, one.left_ms, one.sure_until)
+            moves.append(Move(one.url, one.handle, one.sure_until, copy))
+        self._moves.make(moves, until or self._calls.until())
+
+    def _granted(self, parcels: list[Parcel], now: float, until: float) -> list[Lease]:
+        """Grant what is due, hidden for its own time from now on; send the rest on another hop."""
+        self._give_back([one for one in parcels if one.left_ms > 0], until)
+        due = [one for one in parcels if one.left_ms <= 0]
+        odd = [one for one in due if one.odd]
+        items = [
+            hiding(one.url, one.handle, one.message.visibility_timeout_ms, one.sure_until)
+            for one in odd
+        ]
+        said = zip(odd, self._moves.hide(items, until), strict=True)
+        unsure = {one.handle for one, failure in said if failure is not None}
+        return [self._lease(one, now) for one in due if one.handle not in unsure]
+
+    def _lease(self, parcel: Parcel, now: float) -> Lease:
+        message, past = parcel.message, parcel.past
+        expiry_ms = int(now * 1_000) + message.visibility_timeout_ms
+        self._receives.usual[message.queue] = whole_seconds(message.visibility_timeout_ms)
+        self._seconds = min(self._seconds, max(1.0, message.visibility_timeout_ms / 6_000))
+        taken, headers = now - POLL_SECONDS, dict(message.headers)
+        hold = Hold(parcel.key, taken, expiry_ms / 1_000, past.attempts, headers)
+        receipt = self._holds.granted(past.fence + 1, hold, now)
+        counters = (past.fence + 1, past.failures, past.crashes, past.lost)
+        return Lease(message, *counters, expiry_ms, receipt)
+
+    def _extended(
+        self, lease: Lease, hold: Hold, failure: Failure | None, now: float
+    ) -> contract.Extended:
+        if failure is not None:
+            return contract.Lost() if failure.code in _OVER else contract.UNKNOWN
+        seconds = lease.message.visibility_timeout_ms / 1_000
+        hold.until = now + seconds
+        return contract.Held(seconds - (self._clock.monotonic() - now))
+
+    def _carry_on(self, lease: Lease, hold: Hold, now: float, until: float) -> None:
+        """Let a copy take the message's place, to be hidden anew for twelve hours."""
+        message, (name, handle) = lease.message, place_of(lease.message.queue, hold.key)
+        seconds = whole_seconds(message.visibility_timeout_ms)
+        long = message.queue + LONG
+        urls = self._queues.urls((name, long), until)
+        past = Past(lease.fence - 1, lease.failures, lease.crashes, lease.lost, hold.attempts)
+        copy = copy_of(urls[long], message, past, 0, hold.until, fresh_ms=FRESH_MS)
+        call = partial(carried_on, self._client, copy, seconds, urls[name], handle)
+        (key,) = self._calls.all([(call, hold.until)], until)
+        if isinstance(key, str):
+            hold.key, hold.taken = AWAY + key, now
+
+    def _refusal(self, message: Message) -> str | None:
+        why = checks.refusal(message, self.capabilities)
+        if why is None and message.queue.endswith(RESERVED):
+            return f"queue name {message.queue!r}: what ends so holds dead letters or long leases"
+        if why is None and len(wire.body_of(message.args)[0]) > self.capabilities.payload_limit:
+            return "the arguments are over the limit in base64, as they are no text of XML's"
+        return why
+
+
+def _places(one: Settlement, hold: Hold) -> tuple[str, str]:
+    """Return the queues that a settlement needs the addresses of: where it is, where it goes."""
+    queue, dead = one.lease.message.queue, isinstance(one.outcome, DeadLetter)
+    return place_of(queue, hold.key)[0], queue + DEAD if dead else queue
+
+
+def _move(one: Settlement, hold: Hold, urls: dict[str, str], wall_ms: int) -> Move:
+    """Return what a settlement comes to."""
+    lease, outcome = one.lease, one.outcome
+    message = lease.message
+    if hold.headers is not None:
+        message = replace(message, headers=hold.headers)
+    name, handle = place_of(message.queue, hold.key)
+    move = Move(urls[name], handle, hold.until)
+    if isinstance(outcome, Ack) or hold.copied:
+        return move
+    past = wire.next_past(lease, hold.attempts, outcome, wall_ms)
+    if isinstance(outcome, DeadLetter):
+        dead = urls[message.queue + DEAD]
+        move.copy = dead_copy_of(dead, message, past, outcome, hold.until)
+    else:
+        delay_ms = max(0, min(outcome.delay_ms, contract.MAX_DURATION_MS))
+        move.copy = copy_of(urls[message.queue], message, past, delay_ms, hold.until)
+    return move

@@ -1,0 +1,143 @@
+"""What an `sqs://` URL may say, what queues may be set to, and what is shown of it all."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from dibs.aws.client import Address, address_of, client_at
+from dibs.brokers.sqs import SqsBroker, open_sqs
+from dibs.brokers.url import open_broker as open_by_url
+from dibs.clock import SystemClock
+from dibs.errors import BrokerRefused, UrlError
+from dibs.testing.making import claim_one, message, publish
+from tests.servers.sqs import Server
+from tests.unit.sqs.conftest import Open
+
+
+def test_a_url_names_a_region_a_prefix_and_perhaps_an_endpoint() -> None:
+    assert address_of("sqs://eu-west-1/shop-") == Address("eu-west-1", "shop-")
+    local = address_of("sqs://eu-west-1/a?endpoint=http://127.0.0.1:5000")
+    assert local == Address("eu-west-1", "a", "http://127.0.0.1:5000")
+    assert str(local) == "sqs://eu-west-1/a?endpoint=http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqs://eu-west-1", "sqs://REGION/PREFIX"),
+        ("sqs://eu-west-1/", "sqs://REGION/PREFIX"),
+        ("sqs:///shop", "sqs://REGION/PREFIX"),
+        ("sqs://eu-west-1/a/b", "sqs://REGION/PREFIX"),
+        ("sqs://eu-west-1/a.fifo", "sqs://REGION/PREFIX"),
+        ("sqs://eu-west-1/" + "a" * 15, "1 to 14"),
+        ("sqs://AKIA:hunter2@eu-west-1/a", "sqs://REGION/PREFIX"),
+        ("sqs://eu-west-1/a?endpont=x", "did you mean `endpoint`?"),
+        ("sqs://eu-west-1/a?endpoint=x", "https://host:port"),
+        ("sqs://eu-west-1/a?endpoint=https://u:hunter2@h", "has no user"),
+        ("sqs://eu-west-1/a?endpoint=", "https://host:port"),
+    ],
+)
+def test_another_url_is_refused_with_the_right_form_and_without_its_secrets(
+    url: str, said: str
+) -> None:
+    with pytest.raises(UrlError) as caught:
+        address_of(url)
+    assert said in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL"])
+def test_an_endpoint_may_be_named_by_awss_own_variables(
+    server: Server, open_broker: Open, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    del open_broker
+    monkeypatch.setenv(variable, server.endpoint)
+    url = f"sqs://eu-west-1/{server.new_prefix()}"
+    broker = open_by_url(url, worker_id=b"", clock=SystemClock())
+    publish(broker, message())
+    assert broker.url == url
+    assert broker.capabilities.durability == "D0"
+    assert claim_one(broker).message.task == "resize"
+    broker.close()
+
+
+def test_amazons_own_endpoint_is_spoken_to_by_tls_and_verified() -> None:
+    client = client_at(Address("eu-west-1", "a"), 3.5, 10)
+    assert client.meta.endpoint_url == "https://sqs.eu-west-1.amazonaws.com"
+    assert client._endpoint.http_session._verify is not False  # type: ignore[attr-defined]
+
+
+def test_a_ready_made_client_is_taken(server: Server, open_broker: Open) -> None:
+    del open_broker
+    client = client_at(Address("eu-west-1", "x", server.endpoint), 60, 10)
+    broker = open_sqs(client, server.new_prefix(), clock=SystemClock())
+    publish(broker, message())
+    assert len(broker.claim(["photos"], 1).leases) == 1
+    broker.close()
+
+
+def test_opening_says_whether_there_was_anything(open_broker: Open) -> None:
+    assert open_broker().created
+    publish(open_broker(), message())
+    assert not open_broker().created
+
+
+Setting = Callable[[SqsBroker, str], dict[str, str]]
+
+
+def stealing(broker: SqsBroker, url: str) -> dict[str, str]:
+    arn = broker._client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    policy = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": "5"}
+    return {"RedrivePolicy": json.dumps(policy)}
+
+
+BAD: dict[str, tuple[Setting, str]] = {
+    "redrive policy": (stealing, "after 5 receives.*maxReceiveCount to 1000"),
+    "retention": (lambda *_: {"MessageRetentionPeriod": "3600"}, "retention.*1209600"),
+    "size": (lambda *_: {"MaximumMessageSize": "65536"}, "65,536 bytes.*1048576"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_queue_that_would_lose_jobs_is_refused_saying_how_to_mend_it(
+    open_broker: Open, name: str
+) -> None:
+    setting, said = BAD[name]
+    broker = open_broker()
+    broker.declare(["photos"])
+    url = broker._queues.url("photos")
+    broker._client.set_queue_attributes(QueueUrl=url, Attributes=setting(broker, url))  # type: ignore[arg-type]
+    with pytest.raises(BrokerRefused, match=said):
+        broker.declare(["photos"])
+    bad = [one for one in broker.inspector().findings() if one.verdict == "bad"]
+    assert [one.what.endswith("of photos") for one in bad] == [True]
+    assert bad[0].advice
+
+
+def test_the_queues_that_dibs_makes_are_as_they_should_be(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.declare(["photos", "videos"])
+    findings = broker.inspector().findings()
+    assert {one.verdict for one in findings[1:]} == {"good"}
+    assert findings[0].verdict == "note"  # http, on this machine
+
+
+def test_a_queue_that_takes_less_lowers_the_payload_limit(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.declare(["photos"])
+    limits = [broker.capabilities.payload_limit]
+    url = broker._queues.url("photos")
+    broker._client.set_queue_attributes(QueueUrl=url, Attributes={"MaximumMessageSize": "262144"})
+    broker.declare(["photos"])
+    limits.append(broker.capabilities.payload_limit)
+    assert limits == [1_048_576 - 65_536, 262_144 - 65_536]
+
+
+def test_the_adapter_is_not_imported_before_its_url_is() -> None:
+    """boto3 costs a start a quarter of a second."""
+    code = "import sys, dibs, dibs.brokers.url, dibs.worker.service; print('boto3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,199 @@
+"""What a server answers wrongly is told, waited out, and never taken for an empty queue."""
+
+import select
+import time
+
+import pytest
+
+from dibs.brokers.contract import (
+    Applied,
+    Broker,
+    Gone,
+    Held,
+    Stale,
+    Stored,
+    Unknown,
+)
+from dibs.errors import BrokerError, BrokerUnavailable
+from dibs.message import Ack, Lease, Nack, Settlement
+from dibs.testing.making import ERROR, claim_all, claim_one, message, messages, publish, settle
+from tests.servers.sqs_faults import FAULTS, LOST, SILENT, Front
+from tests.unit.sqs.conftest import Open
+from tests.worker.workers import until
+
+HEAL_SECONDS = 10.0
+LONGEST_CALL_SECONDS = 5.0
+
+
+def worked(broker: Broker, seconds: float = HEAL_SECONDS) -> tuple[list[Lease], list[BrokerError]]:
+    """Do as a pump does, until there is a lease: wait for the bell, claim, bear with trouble."""
+    told: list[BrokerError] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if leases := broker.claim(["photos"], 10).leases:
+                return leases, told
+        except BrokerError as error:
+            told.append(error)
+            select.select([], [], [], 0.05)
+            continue
+        select.select([broker.bell()], [], [], 1.0)
+    raise AssertionError(f"nothing within {seconds:g} s, but {told}")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_b16_a_poll_that_is_answered_wrongly_is_told_and_made_again(
+    open_broker: Open, front: Front, fault: str
+) -> None:
+    """kombu 1064, celery 8243: an error of the server ended the poller, and nobody knew."""
+    publish(open_broker(), message())
+    claim_one(open_broker())  # so that the queue is there, and empty
+    front.spoil("ReceiveMessage", *["503", fault, fault])
+    broker = open_broker(front.endpoint)
+    broker.bell()
+    with pytest.raises(BrokerUnavailable):
+        broker.claim(["photos"], 10)
+    publish(open_broker(), message())
+    leases, told = worked(broker)
+    assert len(leases) == 1
+    assert front.given[-1] == ("ReceiveMessage", fault)
+    assert settle(broker, leases[0], Ack()) == Applied()
+    assert "hunter2" not in str(told)
+
+
+@pytest.mark.parametrize("fault", ["500", "599", "garbage", "closed", "cut", "empty"])
+def test_b16_a_poll_under_way_that_fails_rings_and_the_next_claim_says_why(
+    open_broker: Open, front: Front, fault: str
+) -> None:
+    """Silence would look like an empty queue for ever."""
+    publish(open_broker(), message())
+    claim_one(open_broker())
+    broker = open_broker(front.endpoint)
+    broker.bell()
+    assert broker.claim(["photos"], 10).leases == []
+    until(lambda: front.seen.count("ReceiveMessage") == 2, "a look, and the poll that follows it")
+    front.spoil("ReceiveMessage", fault)
+    publish(open_broker(), message())
+    (lease,), told = worked(broker)  # the poll that was under way brought it
+    assert told == []
+    assert settle(broker, lease, Ack()) == Applied()
+    assert select.select([broker.bell()], [], [], HEAL_SECONDS)[0]  # the next one failed
+    with pytest.raises(BrokerUnavailable, match="sqs://eu-west-1/"):
+        broker.claim(["photos"], 10)
+    publish(open_broker(), message())
+    assert len(worked(broker)[0]) == 1
+
+
+@pytest.mark.parametrize("fault", ["400", "403", "429"])
+def test_a_publish_that_was_refused_as_a_whole_stored_nothing_and_says_so(
+    open_broker: Open, front: Front, fault: str
+) -> None:
+    broker = open_broker(front.endpoint)
+    broker.declare(["photos"])
+    front.spoil("SendMessageBatch", fault)
+    with pytest.raises(BrokerUnavailable):
+        broker.publish(messages(3))
+    assert claim_all(broker) == []
+
+
+@pytest.mark.parametrize("fault", ["500", "599", "garbage", "empty", "closed", "cut", LOST])
+def test_a_publish_without_a_clear_answer_is_unknown(
+    open_broker: Open, front: Front, fault: str
+) -> None:
+    broker = open_broker(front.endpoint)
+    broker.declare(["photos"])
+    front.spoil("SendMessageBatch", fault)
+    batch = messages(3)
+    assert broker.publish(batch) == [Unknown()] * 3
+    assert len(claim_all(broker)) == (3 if fault == LOST else 0)
+    assert broker.publish(batch) == [Stored()] * 3
+
+
+@pytest.mark.parametrize("fault", ["400", "429", "503", "garbage", "closed", LOST])
+def test_an_ack_without_a_clear_answer_is_unknown_and_can_be_sent_again(
+    open_broker: Open, front: Front, fault: str
+) -> None:
+    """It ends as done or delivered again, and never as done and delivered again."""
+    broker = open_broker(front.endpoint)
+    publish(broker, message())
+    lease = claim_one(broker)
+    front.spoil("DeleteMessageBatch", fault)
+    assert settle(broker, lease, Ack()) == Unknown()
+    assert settle(broker, lease, Ack()) == Applied()
+    assert settle(broker, lease, Ack()) == Gone()
+
+
+@pytest.mark.parametrize("action", ["SendMessageBatch", "DeleteMessageBatch"])
+@pytest.mark.parametrize("fault", ["429", "closed"])
+def test_a_retry_that_broke_in_the_middle_is_one_copy_when_it_is_made_again(
+    open_broker: Open, front: Front, action: str, fault: str
+) -> None:
+    """What was sent is not sent twice, and what was not sent is not deleted."""
+    broker = open_broker(front.endpoint)
+    publish(broker, message())
+    lease = claim_one(broker)
+    front.spoil(action, fault)
+    failed = [Settlement(lease, Nack(0, ERROR))]
+    assert broker.settle(failed) == [Unknown()]
+    assert broker.settle(failed) == [Applied()]
+    assert [one.failures for one in claim_all(broker)] == [1]
+    assert broker.settle(failed) == [Stale()]
+
+
+def test_an_extension_without_an_answer_is_unknown(open_broker: Open, front: Front) -> None:
+    broker = open_broker(front.endpoint)
+    publish(broker, message())
+    lease = claim_one(broker)
+    front.spoil("ChangeMessageVisibilityBatch", "503", "garbage")
+    assert broker.extend([lease]) == [Unknown()]
+    assert broker.extend([lease]) == [Unknown()]
+    assert isinstance(broker.extend([lease])[0], Held)
+
+
+@pytest.mark.parametrize("verb", ["declare", "publish", "claim", "settle", "extend", "queues"])
+def test_rule_26_a_call_ends_in_time_when_no_answer_comes(
+    open_broker: Open, front: Front, verb: str
+) -> None:
+    """Black-holed: the connection is there, and nothing ever comes back."""
+    broker = open_broker(front.endpoint)
+    publish(broker, *messages(30))
+    leases = claim_all(broker)[:12]
+    front.all_silent.set()
+    began = time.monotonic()
+    if verb == "publish":
+        assert broker.publish(messages(25)) == [Unknown()] * 25
+    elif verb == "settle":
+        ends = [Settlement(one, Ack()) for one in leases[:6]]
+        ends += [Settlement(one, Nack(0, ERROR)) for one in leases[6:]]
+        assert broker.settle(ends) == [Unknown()] * 12
+    elif verb == "extend":
+        assert broker.extend(leases) == [Unknown()] * 12
+    else:
+        calls = {
+            "declare": lambda: broker.declare(["photos", "new"]),
+            "claim": lambda: broker.claim(["photos"], 100),
+            "queues": broker.inspector().queues,
+        }
+        with pytest.raises(BrokerUnavailable):
+            calls[verb]()
+    assert time.monotonic() - began < LONGEST_CALL_SECONDS
+    front.all_silent.clear()
+
+
+def test_rule_26_a_server_that_is_not_there_is_told_at_once(open_broker: Open) -> None:
+    broker = open_broker("http://127.0.0.1:9")
+    assert not broker.created
+    for call in (lambda: broker.declare(["photos"]), lambda: broker.claim(["photos"], 1)):
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="EndpointConnectionError"):
+            call()
+        assert time.monotonic() - began < LONGEST_CALL_SECONDS
+
+
+def test_one_silent_request_does_not_stop_the_others(open_broker: Open, front: Front) -> None:
+    broker = open_broker(front.endpoint)
+    publish(broker, *messages(20))
+    leases = claim_all(broker)
+    front.spoil("DeleteMessageBatch", SILENT)
+    answers = broker.settle([Settlement(one, Ack()) for one in leases])
+    assert sorted(map(repr, answers)) == ["Applied(late=False)"] * 10 + ["Unknown()"] * 10
