@@ -108,8 +108,8 @@ class Codec:
             decoded = signature.decode(payload)
         except _MISFITS as error:
             # The text says it all, in the task's words; a chain would bury it.
-            why = self._misfit(signature, args, kwargs, error)
-            raise ArgumentError(why) from None if str(error) else error
+            misfit = self._misfit(signature, args, kwargs, error)
+            raise ArgumentError(misfit) from None if str(error) else error
         try:
             same = decoded == values
         except _MISFITS:  # a user's own `__eq__`: ask `difference`, which does not

@@ -119,10 +119,10 @@ class Producer:
         """Return what will have the end of a job, or `TimeoutError` after so many seconds.
 
         Raises:
-            OptionError: it is no number of seconds.
+            OptionError: it is negative, or NaN.
         """
         # Asked in this way round, NaN is refused too.
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+        if timeout is not None and not timeout >= 0:
             raise OptionError(
                 f"`timeout` is {timeout!r}: give seconds from 0 on, or None for as long as it takes"
             )
