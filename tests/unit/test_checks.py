@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.checks import refusal
-from dibs.brokers.contract import Capabilities
 from dibs.testing.making import lawful_fields, message, refused_fields
 
 CAPABILITIES = Capabilities(

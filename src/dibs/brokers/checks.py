@@ -8,17 +8,16 @@ Called by: adapters, first thing in `publish`, and where they are given the name
 from collections.abc import Iterable, Sequence
 
 from dibs.alike import Alike
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import (
     LATEST_DUE_MS,
     MAX_BUDGET,
-    MAX_DURATION_MS,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_NAME_BYTES,
     MAX_VERSION,
     MIN_VISIBILITY_TIMEOUT_MS,
     QUEUE_NAME,
-    Capabilities,
 )
 from dibs.errors import OptionError
 from dibs.message import Message

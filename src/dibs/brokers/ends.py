@@ -10,7 +10,10 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from dibs.brokers.contract import ATTEMPTS_KEPT, MAX_DURATION_MS
+from dibs.brokers.capabilities import MAX_DURATION_MS
+from dibs.brokers.contract import (
+    ATTEMPTS_KEPT,
+)
 from dibs.message import Ack, DeadLetter, Lease, Nack, Release, Settlement
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
 from dibs.brokers.ends import other_end
 from dibs.brokers.postgres.inspector import (
@@ -42,7 +43,7 @@ ANSWERS: dict[str, contract.Settled] = {
 class PostgresBroker(contract.Broker):
     """Queues in one schema of a database, for processes anywhere."""
 
-    capabilities = contract.Capabilities(
+    capabilities = Capabilities(
         "D2", "synchronous_commit=on, fsync=on", BATCH, 1 << 20, transactional_publish=True
     )
 
@@ -297,7 +298,7 @@ def _end(settlements: Sequence[Settlement]) -> Call:
     acks = [s.outcome for s in settlements if isinstance(s.outcome, Ack)]
     if not any(ack.keep_ms > 0 for ack in acks):
         return ("acknowledge", *receipts, None, None)
-    keeps = [min(ack.keep_ms, contract.MAX_DURATION_MS) for ack in acks]
+    keeps = [min(ack.keep_ms, MAX_DURATION_MS) for ack in acks]
     values = [ack.result for ack in acks]
     return ("acknowledge", *receipts, array_of(INT8, keeps), array_of(BYTEA, values))
 

@@ -22,6 +22,7 @@ from dibs.amqp.post import KEEPING, PERSISTENT, Post
 from dibs.amqp.press import Fate, Press, Sheet
 from dibs.amqp.wire import Limit, TooLate, Wire
 from dibs.brokers import checks, contract
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.rabbitmq.inspector import RabbitInspector
 from dibs.clock import Clock
 from dibs.errors import BrokerFull, BrokerUnavailable
@@ -35,13 +36,13 @@ W = TypeVar("W", bound=Wire)
 _ANSWERS: dict[Fate, contract.Published] = {"stored": contract.STORED}
 
 
-def capabilities_of(consumer_timeout: int) -> contract.Capabilities:
+def capabilities_of(consumer_timeout: int) -> Capabilities:
     """Return what a server can do, as far as it can be known from here.
 
     A run must end well before the server takes its message back: a job may have waited before it.
     """
     longest = consumer_timeout * 900 or None
-    return contract.Capabilities(
+    return Capabilities(
         durability="D2",
         durability_note="quorum queues, every publish confirmed; D3 on a cluster of three",
         batch_limit=_BATCH,
@@ -258,7 +259,7 @@ class RabbitBroker(contract.Broker):
         if isinstance(outcome, DeadLetter):
             past = letters.after(lease, charge)
             return self._intake.dead(held.queue, past, body, outcome.reason, outcome.error)
-        delay_ms = max(0, min(outcome.delay_ms, contract.MAX_DURATION_MS))
+        delay_ms = max(0, min(outcome.delay_ms, MAX_DURATION_MS))
         past = letters.after(lease, charge, wall_ms + delay_ms if delay_ms else 0)
         if delay_ms:
             return self._intake.delayed(held.queue, past, body, wall_ms)

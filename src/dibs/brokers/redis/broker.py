@@ -18,7 +18,14 @@ from msgspec.structs import astuple, replace
 
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
-from dibs.brokers.contract import APPLIED, GONE, MAX_DURATION_MS, STALE, STORED, UNKNOWN
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
+from dibs.brokers.contract import (
+    APPLIED,
+    GONE,
+    STALE,
+    STORED,
+    UNKNOWN,
+)
 from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
 from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
@@ -41,7 +48,7 @@ _encode = msgpack.Encoder().encode
 class RedisBroker(contract.Broker):
     """Queues in one namespace of a Redis server."""
 
-    capabilities = contract.Capabilities(*LEVELS["everysec"], BATCH, 1 << 20)
+    capabilities = Capabilities(*LEVELS["everysec"], BATCH, 1 << 20)
 
     def __init__(
         self, address: Address, prefix: str, *, clock: Clock, worker_id: bytes, now: str = NOW

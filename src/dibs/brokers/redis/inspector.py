@@ -11,11 +11,11 @@ from typing import Any
 from msgspec import Struct, msgpack
 
 from dibs.brokers import checks
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import (
     GONE,
     REDRIVEN,
     Answered,
-    Capabilities,
     Duplicate,
     Finding,
     Inspector,

@@ -8,10 +8,10 @@ Called by: pytest, through `BrokerConformance`.
 import pytest
 from msgspec.structs import replace
 
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import (
     Applied,
     Broker,
-    Capabilities,
     Duplicate,
     Gone,
     Held,

@@ -9,12 +9,11 @@ from operator import attrgetter
 
 import pytest
 
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import (
     ATTEMPTS_KEPT,
-    MAX_DURATION_MS,
     Applied,
     Broker,
-    Capabilities,
     Duplicate,
     Held,
 )

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import (
     Applied,
     Broker,
-    Capabilities,
     Duplicate,
     Gone,
     Held,
