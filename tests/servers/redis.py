@@ -1,7 +1,7 @@
 """A Redis server of the tests' own, from the system's package; or what DIBS_REDIS_SERVER names.
 
-Owns: its folder, its port, its process and its end. With that variable the same tests run on Valkey,
-or on another version.
+Owns: its folder, its port, its process and its end. With that variable the same tests run on
+Valkey, or on another version.
 """
 
 import os
