@@ -8,10 +8,9 @@ what is in them, is said in `common.lua`.
 
 import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import msgpack
 from msgspec.structs import astuple, replace
@@ -29,16 +28,17 @@ from dibs.brokers.contract import (
 from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
 from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
-from dibs.errors import BrokerRefused, BrokerUnavailable, OptionError, PublishUnknown
+from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
-from dibs.resp.address import Address
+from dibs.resp.address import Address, namespace_of
 from dibs.resp.bell import Bell
-from dibs.resp.link import Link, NoAnswer, scripts_in
+from dibs.resp.link import Limit, Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
 SWEEPS = 20  # scripts that only move what fell due, before one grants what there is
 ANSWERS = (APPLIED, contract.Applied(late=True), STALE, GONE)
-PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 FOLDER = Path(__file__).parent
 COMMON = (FOLDER / "common.lua").read_text()
 NOW = (FOLDER / "now.lua").read_text()
@@ -53,11 +53,8 @@ class RedisBroker(contract.Broker):
     def __init__(
         self, address: Address, prefix: str, *, clock: Clock, worker_id: bytes, now: str = NOW
     ) -> None:
-        if not PREFIX.fullmatch(prefix):
-            raise OptionError(f"prefix {prefix!r} is not 1 to 100 of A-Z a-z 0-9 _ . -")
-        scripts = scripts_in(FOLDER, now, COMMON)
-        link = Link(address, f"{prefix}:", clock, scripts, contract.CALL_LIMIT_SECONDS)
-        self._link = link
+        scripts, limit = scripts_in(FOLDER, now, COMMON), Limit(contract.CALL_LIMIT_SECONDS)
+        self._link = link = Link(address, namespace_of(prefix), clock, scripts, limit)
         self._waiter = worker_id.hex() or "0"
         self._bell: Bell | None = None
         self._awaited: set[bytes] = set()
@@ -111,13 +108,14 @@ class RedisBroker(contract.Broker):
 
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         """Grant what is ready, to each queue its share, and be rung for the rest."""
-        waiter = self._heard()
         asked, limit = limit, max(0, min(limit, BATCH))
         names = [name for name in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(name)]
         start = self._turn % max(1, len(names))
         self._turn += 1
-        turn = names[start:] + names[:start]
-        more, now, next_ms, granted, states = self._granted(limit, waiter, *turn)
+        with self._link.together():
+            waiter = self._heard()
+            found = self._granted(limit, waiter, *names[start:], *names[:start])
+        more, now, next_ms, granted, states = found
         leases = _leases(now, granted, states)
         if leases:
             self._link.hurry(min([one.message.visibility_timeout_ms for one in leases]) / 6_000)
@@ -135,29 +133,29 @@ class RedisBroker(contract.Broker):
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases, a batch of them in one step; after an answer that is lost, none."""
-        answers: list[contract.Settled] = []
-        for start in range(0, len(settlements), BATCH):
-            batch = settlements[start : start + BATCH]
-            try:
-                ends = self._run("settle", *_ends(batch))
-            except NoAnswer:
-                return answers + [UNKNOWN] * (len(settlements) - start)
-            answers += [ANSWERS[how] for how in ends] or [APPLIED] * len(batch)
-        return answers
+        return self._in_batches("settle", settlements, _ends, ANSWERS.__getitem__)
 
     def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
         """Renew leases, also those that ran out and were not granted again."""
-        answers: list[contract.Extended] = []
-        for start in range(0, len(leases), BATCH):
-            arguments: list[Any] = []
-            for lease in leases[start : start + BATCH]:
-                message = lease.message
-                arguments += (message.queue, message.visibility_timeout_ms, _held(lease))
-            try:
-                held = self._run("extend", *arguments)
-            except NoAnswer:
-                return answers + [UNKNOWN] * (len(leases) - start)
-            answers += [contract.Held(ms / 1_000) if ms >= 0 else contract.Lost() for ms in held]
+        return self._in_batches("extend", leases, _renewals, _extended)
+
+    def _in_batches(
+        self,
+        verb: str,
+        items: Sequence[Item],
+        put: Callable[[Sequence[Item]], Iterable[Any]],
+        read: Callable[[int], Answer],
+    ) -> list[Answer | contract.Unknown]:
+        answers: list[Answer | contract.Unknown] = []
+        with self._link.together():
+            for start in range(0, len(items), BATCH):
+                batch = items[start : start + BATCH]
+                try:
+                    answers += map(read, self._run(verb, *put(batch)))
+                except BrokerError as exc:
+                    if not answers and not isinstance(exc, NoAnswer):
+                        raise
+                    return answers + [UNKNOWN] * (len(items) - start)
         return answers
 
     def bell(self) -> int:
@@ -168,7 +166,10 @@ class RedisBroker(contract.Broker):
 
     def results(self, ids: Sequence[bytes]) -> list[Result | None]:
         """Say how messages ended, and be rung for the first of the others."""
-        waiter = self._heard()
+        with self._link.together():
+            return self._ends_of(ids, self._heard())
+
+    def _ends_of(self, ids: Sequence[bytes], waiter: str) -> list[Result | None]:
         given_up = self._awaited - set(ids)
         answers: list[Result | None] = []
         awaited: set[bytes] = set()
@@ -232,6 +233,17 @@ def _leases(now: int, granted: list[bytes], states: list[Any]) -> list[Lease]:
 def _held(lease: Lease) -> bytes:
     """Return a lease as the server keeps it."""
     return lease.message.id + int(lease.receipt).to_bytes(8) + lease.fence.to_bytes(4)
+
+
+def _extended(held_ms: int) -> contract.Extended:
+    return contract.Held(held_ms / 1_000) if held_ms >= 0 else contract.Lost()
+
+
+def _renewals(leases: Iterable[Lease]) -> Iterator[Any]:
+    """Put leases for the script."""
+    for lease in leases:
+        message = lease.message
+        yield from (message.queue, message.visibility_timeout_ms, _held(lease))
 
 
 def _ends(settlements: Iterable[Settlement]) -> Iterator[Any]:

@@ -6,17 +6,16 @@
 --   keep  lease, for how many milliseconds its result is kept, '=' and the result or ''
 --   back  lease, delay, charge, error or ''
 --   dead  lease, reason, charge, error
--- Returns how each ended: 0 applied, 1 applied late, 2 stale, 3 gone; nothing if all were applied.
+-- Returns how each ended: 0 applied, 1 applied late, 2 stale, 3 gone.
 
 local APPLIED, LATE, STALE, GONE = 0, 1, 2, 3
 local ATTEMPTS_KEPT = 20
 local COUNTERS = { failure = FAILURES, crash = CRASHES }
-local answers, all_applied = {}, true
+local answers = {}
 local over, returned = {}, {} -- ids and queues to ring for, once all is written
 
 local function answer(how)
   answers[#answers + 1] = how
-  all_applied = all_applied and how == APPLIED
   return how <= LATE
 end
 
@@ -166,4 +165,4 @@ for queue in pairs(returned) do
   ring(queue)
 end
 ring_ends(over)
-return all_applied and {} or answers
+return answers
