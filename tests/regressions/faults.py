@@ -19,6 +19,7 @@ from dibs.brokers.contract import APPLIED, Claim, Extended, Held, Settled
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError
+from dibs.libpq.listener import Listener
 from dibs.local.bells import Bells
 from dibs.local.database import Database
 from dibs.local.lock import WriteLock
@@ -476,6 +477,23 @@ def discards_what_it_does_not_know(patch: Patch) -> None:
         return DeadLetter("unknown_task", Error("dibs.policy", lease.message.task))
 
     patch(policy, "_unknown", unknown)
+
+
+# What is listened to on a server
+
+
+def listens_to_one_connection(patch: Patch) -> None:
+    """Listen on the first connection only: PostgreSQL's bell is silent once it is lost."""
+    listen = Listener._listen
+    done: set[int] = set()
+
+    def once(self: Listener, session: Any) -> None:
+        if id(self) in done:
+            raise BrokerError("it has listened before")
+        done.add(id(self))
+        listen(self, session)
+
+    patch(Listener, "_listen", once)
 
 
 FAULTS: dict[str, Callable[[Patch], None]] = {
