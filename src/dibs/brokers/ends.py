@@ -11,9 +11,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from dibs.brokers.capabilities import MAX_DURATION_MS
-from dibs.brokers.contract import (
-    ATTEMPTS_KEPT,
-)
+from dibs.brokers.contract import ATTEMPTS_KEPT
 from dibs.message import Ack, DeadLetter, Lease, Nack, Release, Settlement
 
 

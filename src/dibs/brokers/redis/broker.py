@@ -18,13 +18,7 @@ from msgspec.structs import astuple, replace
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
-from dibs.brokers.contract import (
-    APPLIED,
-    GONE,
-    STALE,
-    STORED,
-    UNKNOWN,
-)
+from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
 from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
 from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
