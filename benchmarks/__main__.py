@@ -31,6 +31,7 @@ FIGURES = {
     "sleeping": "100,000 jobs of 20 ms in 500 slots",
     "crash": "a segfaulting job among 1,000 healthy ones",
     "redis": "on Redis: jobs drained, enqueued, and from enqueue to start",
+    "postgres": "on PostgreSQL: jobs drained, enqueued, from enqueue to start, a long backlog",
     "sqs": "on a local server that speaks SQS: the same",
 }
 

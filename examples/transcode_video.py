@@ -23,7 +23,8 @@ app = App("sqlite:///videos.db")
 
 # `timeout` is the limit of one run, an hour. `runs_in="process"` makes it a hard one: what runs
 # late is killed at once, as it has no neighbours. The visibility timeout is still 30 s: it is
-# renewed during the run, and if the worker dies, another has the video half a minute later.
+# renewed during the run, and if the worker dies, another has the video half a minute later. Few
+# process jobs run at a time, and all else in their queue waits meanwhile: so it is theirs alone.
 @app.task(queue="videos", runs_in="process", timeout=3_600, max_attempts=2)
 def transcode(video: Path, width: int = 640) -> Path:
     """Make an MP4 of that width beside the video; return its path."""

@@ -36,7 +36,16 @@ REAL = (
 
 # The seam itself, what stands outside of the simulation, and what an adapter is built of. The
 # contract, the url and the memory broker are simulated like all the rest.
-OUTSIDE = ("clock.py", "cli/*", "runners/*", "testing/*", "web/*", "brokers/sqlite/*", "local/*")
+OUTSIDE = (
+    "clock.py",
+    "cli/*",
+    "runners/*",
+    "testing/*",
+    "web/*",
+    "brokers/sqlite/*",
+    "amqp/*",
+    "local/*",
+)
 
 
 def problems(root: Path) -> Iterator[Problem]:

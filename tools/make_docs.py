@@ -16,6 +16,9 @@ import msgspec
 from dibs.app import App
 from dibs.brokers.contract import Capabilities
 from dibs.brokers.memory import MemoryBroker
+from dibs.brokers.postgres import PostgresBroker
+from dibs.brokers.rabbitmq import RabbitBroker
+from dibs.brokers.redis import RedisBroker
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.brokers.sqs import SqsBroker
 from dibs.delivery import Delivery
@@ -26,6 +29,9 @@ MADE = re.compile(r"(<!-- made: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 BROKERS = {
     "memory": MemoryBroker.capabilities,
     "SQLite": SqliteBroker.capabilities,
+    "Redis": RedisBroker.capabilities,
+    "PostgreSQL": PostgresBroker.capabilities,
+    "RabbitMQ": RabbitBroker.capabilities,
     "SQS": SqsBroker.capabilities,
 }
 

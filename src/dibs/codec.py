@@ -37,6 +37,11 @@ def _to_json(value: object) -> str:
     raise TypeError(f"`{type(value).__qualname__}` has no JSON form")
 
 
+_VALUES = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
+_MISFITS = (msgspec.MsgspecError, *_VALUES)
+"""What a conversion to or from JSON raises, those of a user's types included. Whatever else comes
+is from elsewhere, as from a signal's handler that keeps a time limit, and not ours to swallow."""
+
 _encode = msgspec.json.Encoder(enc_hook=_to_json).encode
 
 
@@ -50,7 +55,7 @@ def encode_value(value: object) -> bytes:
     try:
         encoded = _encode(value)
         why = _not_finite(value) if encoded.find(b"null") >= 0 else None
-    except Exception as error:
+    except _MISFITS as error:
         raise ValueError(_no_json(error)) from error
     if why is not None:
         raise ValueError(why)
@@ -101,12 +106,13 @@ class Codec:
             values = signature.arguments(*args, **kwargs)
             payload = _encode(values)
             decoded = signature.decode(payload)
-        except Exception as error:
+        except _MISFITS as error:
             # The text says it all, in the task's words; a chain would bury it.
-            raise ArgumentError(self._misfit(signature, args, kwargs, error)) from None
+            misfit = self._misfit(signature, args, kwargs, error)
+            raise ArgumentError(misfit) from None if str(error) else error
         try:
             same = decoded == values
-        except Exception:  # a user's own `__eq__`: ask `difference`, which does not
+        except _MISFITS:  # a user's own `__eq__`: ask `difference`, which does not
             same = False
         if not same or payload.find(b"null") >= 0 or (kwargs and signature.positional_only):
             why = self._change(signature, args, kwargs, decoded)
@@ -160,7 +166,7 @@ class Codec:
             return decode(result)
         except Exception as error:  # a type's own constructor may raise anything
             raise ResultError(
-                f"what `{self._task}` returned does not fit its return annotation: {error}"
+                f"what `{self._task}` returned does not fit its return annotation: {_text(error)}"
             ) from error
 
     @property
@@ -180,7 +186,7 @@ class Codec:
                 continue
             try:
                 why = _not_finite(value) or difference(value, received)
-            except Exception as error:
+            except _MISFITS as error:
                 why = _no_json(error)
             if why is not None:
                 return f"`{self._task}`: parameter `{name}` {why}"
@@ -200,7 +206,7 @@ class Codec:
             try:
                 _encode(value)
                 why = _not_finite(value)
-            except Exception as culprit:
+            except _MISFITS as culprit:
                 why = _no_json(culprit)
             if why is not None:
                 return f"`{self._task}`: parameter `{name}` {why}"
@@ -208,7 +214,7 @@ class Codec:
 
     def _because(self, error: Exception) -> str:
         """Put the reason why a payload cannot be decoded in the words of the task."""
-        text, task = str(error), self._task
+        text, task = _text(error), self._task
         if isinstance(error, TaskDefinitionError):
             return text
         if isinstance(error, RecursionError):
@@ -218,7 +224,7 @@ class Codec:
         if not isinstance(error, msgspec.ValidationError):
             return f"`{task}`: its arguments cannot be decoded: {text}"
         what, _, where = text.partition(" - at ")
-        what = what[:1].lower() + what[1:]
+        what = what[:1].lower() + what[1:] or _text(error.__cause__ or error)
         if where:
             return f"`{task}`: parameter {_parameter(where)}: {what}"
         name = what.rpartition(" ")[2].strip("`")
@@ -253,7 +259,11 @@ def _no_json(error: Exception) -> str:
         return "is nested too deeply for JSON"
     if isinstance(error, UnicodeEncodeError):
         return f"has a lone surrogate, which is not text that UTF-8 can carry: {error}"
-    return f"cannot be sent as JSON: {error}"
+    return f"cannot be sent as JSON: {_text(error)}"
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _parameter(where: str) -> str:

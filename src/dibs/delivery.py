@@ -14,7 +14,8 @@ from typing import Any, Generic, ParamSpec
 from msgspec import Struct
 
 from dibs.alike import Alike
-from dibs.errors import ArgumentError
+from dibs.brokers.contract import CallersConnection
+from dibs.errors import ArgumentError, LedgerError, OptionError
 from dibs.job import Job, Origin, R_co
 from dibs.message import Message
 from dibs.options import Options, Seconds, revised
@@ -48,8 +49,11 @@ class BoundCall(Struct, frozen=True, gc=False):
 class Delivery(Generic[P, R_co]):
     """A task with delivery options; `enqueue`, `aenqueue` and `bind` take the task's arguments."""
 
-    def __init__(self, origin: Origin, options: Options) -> None:
+    def __init__(
+        self, origin: Origin, options: Options, connection: CallersConnection | None = None
+    ) -> None:
         self._origin = origin
+        self._connection = connection
         self._name = name = origin.info.name
         self._codec = origin.codec
         self._options = options
@@ -82,6 +86,8 @@ class Delivery(Generic[P, R_co]):
             EnqueueWhileImporting: a worker is importing the module of the calling line.
         """
         message = self._message(self._codec.encode(args, kwargs))
+        if self._connection is not None:
+            return self._job(message, self._producer.publish_on(self._connection, message))
         return self._job(message, self._producer.publish(message))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
@@ -89,6 +95,7 @@ class Delivery(Generic[P, R_co]):
 
         Cancelling the wait does not undo it: the job may be stored.
         """
+        self._refuse_connection("aenqueue")
         message = self._message(self._codec.encode(args, kwargs))
         return self._job(message, await self._producer.apublish(message))
 
@@ -98,6 +105,7 @@ class Delivery(Generic[P, R_co]):
         Raises:
             ArgumentError: the arguments do not fit the task's signature, or have no JSON form.
         """
+        self._refuse_connection("bind")
         return BoundCall(self, self._codec.encode(args, kwargs))
 
     def options(
@@ -111,6 +119,7 @@ class Delivery(Generic[P, R_co]):
         max_attempts: int | None = None,
         timeout: Seconds | None = None,
         visibility_timeout: Seconds | None = None,
+        connection: object = None,
     ) -> "Delivery[P, R_co]":
         """Return the same task with other delivery options; what is not given stays.
 
@@ -125,6 +134,8 @@ class Delivery(Generic[P, R_co]):
             timeout: seconds that one run may take.
             visibility_timeout: seconds, at least 1, for which a worker holds it between heartbeats;
                 it returns to the queue so long after its worker died.
+            connection: your own connection to the broker's database (PostgreSQL): `enqueue` stores
+                the job in its transaction, so there is one if and only if that commits.
 
         Raises:
             OptionError: one of them is out of its range; the text names both.
@@ -139,7 +150,9 @@ class Delivery(Generic[P, R_co]):
             "timeout": timeout,
             "visibility_timeout": visibility_timeout,
         }
-        return Delivery(self._origin, revised(self._options, given))
+        options = revised(self._options, given)
+        own = self._connection if connection is None else callers(connection)
+        return Delivery(self._origin, options, own)
 
     def __repr__(self) -> str:
         changed = (
@@ -156,6 +169,13 @@ class Delivery(Generic[P, R_co]):
             return self._before, (now_ms + delay_ms, *self._after[1:])
         return self._before, self._after
 
+    def _refuse_connection(self, verb: str) -> None:
+        if self._connection is not None:
+            raise OptionError(
+                f"`{verb}` does not use your connection: with `connection=`, call `enqueue`, in the"
+                " thread that the connection is used in"
+            )
+
     def _message(self, payload: bytes) -> Message:
         before, after = self._before, self._after
         if self._options.delay_ms:
@@ -164,6 +184,25 @@ class Delivery(Generic[P, R_co]):
 
     def _job(self, message: Message, key: bytes) -> Job[R_co]:
         return Job(key, self._origin, message.queue, key != message.id)
+
+
+def callers(connection: object) -> CallersConnection:
+    """Return a caller's own connection as a broker can use it.
+
+    Raises:
+        OptionError: it is of no library that is known.
+    """
+    from dibs.ledger.kinds import connected  # most programs never bring one
+
+    try:
+        return connected(connection)
+    except LedgerError as error:
+        kind = type(connection)
+        raise OptionError(
+            f"`connection` is a {kind.__module__}.{kind.__qualname__}: give a connection of psycopg"
+            " or psycopg2, a SQLAlchemy Session or Connection (no engine, and none of the async"
+            " ones), or `django.db.connection`"
+        ) from error
 
 
 def batches(calls: Iterable[BoundCall], producer: Producer) -> Iterator[Sequence[Message]]:
@@ -178,7 +217,7 @@ def batches(calls: Iterable[BoundCall], producer: Producer) -> Iterator[Sequence
             if type(call) is not BoundCall:
                 raise ArgumentError(
                     "enqueue_many takes calls made by `task.bind(...)`, not"
-                    f" a {type(call).__name__}: was the task called instead?"
+                    f" `{type(call).__name__}`: was the task called instead?"
                 )
             alone = len(call.payload) >= ALONE_BYTES
             if alone and batch:

@@ -128,6 +128,13 @@ class BrokerBusy(BrokerError):
     """Another process held the broker for longer than the time limit; the text names it."""
 
 
+class BrokerDamaged(BrokerError):
+    """What the broker has stored cannot be read any more; the text says how to save the rest.
+
+    Trying again would not help, so a worker ends. What it held returns when its leases run out.
+    """
+
+
 class BrokerFull(BrokerError):
     """There is no room to store a message. What is stored is safe, and can be acknowledged."""
 

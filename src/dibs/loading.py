@@ -48,7 +48,7 @@ def import_app(path: str) -> "App":
         return found
     there = sorted(key for key, value in vars(module).items() if isinstance(value, App))
     hint = f"; it has {', '.join(f'{module_name}:{n}' for n in there)}" if there else ""
-    what = "has nothing of that name" if found is None else f"has a {type(found).__name__} there"
+    what = "has nothing of that name" if found is None else f"has `{type(found).__name__}` there"
     raise AppNotFound(f"{path!r} leads to no App: the module {what}{hint}")
 
 

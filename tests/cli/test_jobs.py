@@ -92,12 +92,20 @@ def test_a_paused_queue_is_left_alone_until_it_is_resumed(dibs: Run) -> None:
         0,
         "default: paused: its jobs wait until it is resumed\n",
     )
-    assert dibs("worker", "shop:app", "--drain").returncode == 0
+    drained = dibs("worker", "shop:app", "--drain")
+    assert drained.returncode == 0
+    resume = "`dibs queues resume default` ends that"
+    assert f"\nwarning: queue default is paused, and its jobs wait: {resume}\n" in drained.stderr
+    left, last = (line[9:] for line in drained.stderr.splitlines()[-2:])
+    assert left == f"1 job left in queue default, which is paused: {resume}"
+    assert last == "stopped; no job was settled"
     assert dibs("queues").stdout.splitlines()[1].endswith("  paused")
     assert ready_and_paused(dibs, "default") == (1, True)
     resumed = dibs("queues", "resume", "default", "--json")
     assert json.loads(resumed.stdout) == {"queue": "default", "paused": False}
-    assert dibs("worker", "shop:app", "--drain").returncode == 0
+    drained = dibs("worker", "shop:app", "--drain")
+    assert drained.returncode == 0
+    assert "is paused" not in drained.stderr
     assert ready_and_paused(dibs, "default") == (0, False)
 
 
@@ -114,6 +122,14 @@ def test_a_purge_removes_what_waits_and_nothing_else(dibs: Run, broker: Broker) 
     assert dibs("queues", "purge", "photos").stdout == "photos: 0 jobs removed\n"
     assert settle(broker, held, Ack()) == Applied()
     assert len(claim_all(broker, "photos", "other")) == 1
+
+
+def test_a_queue_and_an_app_may_be_named_in_either_order(dibs: Run, broker: Broker) -> None:
+    publish(broker, message())
+    for verb, *more in (["pause"], ["resume"], ["purge", "--yes"]):
+        for words in (["shop:app", "photos"], ["photos", "shop:app"]):
+            done = dibs("queues", verb, *words, *more)
+            assert (done.returncode, done.stdout[:8]) == (0, "photos: "), done.stderr
 
 
 def test_a_verb_of_queues_may_be_left_out(dibs: Run, broker: Broker) -> None:
@@ -136,6 +152,12 @@ def test_a_verb_of_queues_may_be_left_out(dibs: Run, broker: Broker) -> None:
         (["jobs", "list", str(UUID(int=1))], "`dibs jobs show ID`"),
         (["jobs", "show", str(UUID(int=1))], "it is done, or never was"),
         (["jobs", "show", "shop:app"], "name one job by its id"),
+        (["jobs", "show", "shop:app", "bogus"], "'bogus' is neither a job's id nor an app"),
+        (["jobs", "show", "bogus", "shop:app"], "'bogus' is neither a job's id nor an app"),
+        (["jobs", "show", "shop:app", "b:c"], "'shop:app' and 'b:c' are two apps: name one"),
+        (["queues", "purge", "shop:app"], "'shop:app' is an app: name a queue, as in `photos "),
+        (["queues", "purge", "shop:app", "b:c"], "'shop:app' is an app: name a queue"),
+        (["queues", "purge", "shop:app", "photo", "--yes"], "did you mean `photos`?"),
         (["jobs", "lst"], "there is no command `lst`; did you mean `list`?"),
     ],
 )

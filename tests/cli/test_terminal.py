@@ -194,6 +194,26 @@ def test_the_last_line_sums_up_everything(screen: Screen) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("took_ms", "summary"),
+    [
+        (220, "1,001 done (4,550 jobs/s) in 0.22 s"),
+        (50, "1,001 done in 0.05 s"),
+        (0, "1,001 done in 0 s"),
+    ],
+)
+def test_a_rate_is_true_or_is_not_said(screen: Screen, took_ms: int, summary: str) -> None:
+    screen.tell(events.Settled(done=1_001))
+    screen.clock.advance(took_ms)
+    screen.tell.finish()
+    assert screen.lines == [f"stopped; in all {summary}"]
+
+
+def test_what_is_left_undone_comes_before_the_last_line(screen: Screen) -> None:
+    screen.tell.finish(["3 jobs left"])
+    assert screen.lines == ["3 jobs left", "stopped; no job was settled"]
+
+
 def test_text_is_shown_as_it_is_where_it_is_harmless() -> None:
     assert printable("naïve ✓\n\tx") == "naïve ✓\n\tx"
     assert one_line("a\nb") == "a\\nb"

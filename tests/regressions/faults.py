@@ -27,6 +27,8 @@ from dibs.local.database import Database
 from dibs.local.lock import WriteLock
 from dibs.message import Ack, DeadLetter, Error, Lease, Nack, Outcome, Release, Settlement
 from dibs.producer.door import Door
+from dibs.resp.bell import Bell
+from dibs.resp.link import Link
 from dibs.worker import pump as pump_module
 from dibs.worker.crew import Crew, Member
 from dibs.worker.patience import Patience
@@ -479,6 +481,27 @@ def discards_what_it_does_not_know(patch: Patch) -> None:
         return DeadLetter("unknown_task", Error("dibs.policy", lease.message.task))
 
     patch(policy, "_unknown", unknown)
+
+
+# What is listened to on a server
+
+
+def keeps_a_broken_connection(patch: Patch) -> None:
+    """Go on with a connection whatever became of it."""
+
+    def close(self: Link) -> None:
+        del self
+
+    patch(Link, "close", close)
+
+
+def listens_once(patch: Patch) -> None:
+    """Hang the bell up at the start, and never again."""
+
+    def take_down(self: Bell) -> None:
+        del self
+
+    patch(Bell, "take_down", take_down)
 
 
 def polls_no_more_after_an_error(patch: Patch) -> None:

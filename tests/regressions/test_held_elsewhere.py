@@ -22,6 +22,7 @@ from dibs.testing import BrokerConformance, Harness
 from tests.conformance.test_sqlite import TestSqliteBroker as Suite
 from tests.regressions.seeding import must_find
 from tests.unit import test_producer
+from tests.unit.redis import test_trouble
 from tests.unit.sqlite import test_lock
 from tests.worker import test_faults, test_pump, test_worker
 
@@ -47,6 +48,12 @@ class Held(NamedTuple):
 
 
 HELD = [
+    Held(
+        "b38",
+        test_trouble.test_b38_a_bell_whose_connection_dies_alone_is_hung_up_again,
+        "listens_once",
+        "assert not True",
+    ),
     Held(
         "b04",
         test_faults.test_a_killed_runner_is_replaced_and_its_jobs_come_back_at_once,

@@ -8,10 +8,11 @@ the package's user.
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -32,10 +33,52 @@ def programs() -> Path | None:
 
 
 class Server:
-    """A running server, and databases in it."""
+    """A running server, and databases in it. It can be stopped, started again, and paused."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, command: list[str], user: str | None) -> None:
         self.folder = folder
+        self.log = folder / "log"
+        self._command = command
+        self._user = user
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that the others descend from."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        seen = len(self.log.read_bytes()) if self.log.exists() else 0
+        with self.log.open("ab") as output:
+            process = self._process = subprocess.Popen(
+                self._command,
+                stdout=output,
+                stderr=output,
+                user=self._user,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        until(
+            lambda: READY in self.log.read_bytes()[seen:] or process.poll() is not None,
+            "PostgreSQL is up",
+        )
+        assert process.poll() is None, self.log.read_text()
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        """End it: SIGINT ends what is under way, SIGQUIT is a crash."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(how)
+            process.wait(SECONDS)
+
+    def pause(self, how: int = signal.SIGSTOP) -> None:
+        """Stop all of its processes where they are, or let them go on (SIGCONT)."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for pid in (self.pid, *map(int, children)):
+            with suppress(ProcessLookupError):  # a connection's own, which ended meanwhile
+                os.kill(pid, how)
 
     def url(self, database: str) -> str:
         """Return the address of a database, as every driver reads it."""
@@ -50,35 +93,22 @@ class Server:
 
 
 @contextmanager
-def serving(binaries: Path) -> Iterator[Server]:
-    """Start a server, and stop it after."""
+def serving(binaries: Path, *settings: str) -> Iterator[Server]:
+    """Start a server, and stop it after. It syncs no file, unless `settings` say so."""
     folder = Path(tempfile.mkdtemp(prefix="dibs-pg-"))
     user = None if os.getuid() else "postgres"
     if user:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
-    data, log = folder / "data", folder / "log"
-    initdb = [binaries / "initdb", "-D", data, "-U", "dibs", "--auth=trust", "-E", "UTF8", "-N"]
+    data = folder / "data"
+    how = ("-U", "dibs", "--auth=trust", "-E", "UTF8", "-N")
+    initdb = [str(binaries / "initdb"), "-D", str(data), *how]
     subprocess.run(initdb, check=True, capture_output=True, user=user, cwd=folder)
-    settings = ("listen_addresses=", f"unix_socket_directories={folder}", "fsync=off")
-    options = [part for setting in settings for part in ("-c", setting)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [binaries / "postgres", "-D", data, *options],
-            stdout=output,
-            stderr=output,
-            user=user,
-            cwd=folder,
-            start_new_session=True,
-        )
+    asked = ("listen_addresses=", f"unix_socket_directories={folder}", "fsync=off", *settings)
+    options = [part for setting in asked for part in ("-c", setting)]
+    server = Server(folder, [str(binaries / "postgres"), "-D", str(data), *options], user)
     try:
-        until(lambda: READY in log.read_bytes() or process.poll() is not None, "PostgreSQL is up")
-        assert process.poll() is None, log.read_text()
-        yield Server(folder)
+        server.start()
+        yield server
     finally:
-        process.terminate()  # with a grace: what tests left connected may be in a transaction
-        try:
-            process.wait(1)
-        except subprocess.TimeoutExpired:
-            process.send_signal(3)  # SIGQUIT: at once
-            process.wait(SECONDS)
+        server.stop()
         shutil.rmtree(folder)

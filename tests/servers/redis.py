@@ -54,15 +54,15 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
+    def start(self, *file: str) -> None:
+        """Start it, with a file of settings if there is one, and wait until it answers."""
         program_ = program()
         assert program_ is not None, INSTALL
         own = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        durable = ["--appendonly", "yes", "--save", ""]
+        durable = [] if file else ["--appendonly", "yes", "--save", ""]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [program_, *own, *durable, *self._settings],
+                [program_, *file, *own, *durable, *self._settings],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -140,6 +140,11 @@ def test_many_are_stored_in_order_from_any_iterable(app: App) -> None:
     assert [m.args for m in stored(app)][1:] == [b'{"path":"%d"}' % n for n in range(3_500)]
 
 
+def test_what_is_no_bound_call_is_named(app: App) -> None:
+    with pytest.raises(ArgumentError, match=r"takes calls made by .*, not `int`: was the task"):
+        app.enqueue_many([5])  # type: ignore[list-item]
+
+
 def test_an_error_in_many_stops_and_says_how_many_are_stored(app: App) -> None:
     task = app.task(resize)
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -363,6 +364,68 @@ def test_a_constructor_that_raises_is_a_misfit() -> None:
             raise RuntimeError("not today")
 
     assert "not today" in misfit(taking(Grumpy), b'{"value":{"x":1}}')
+
+
+class OutOfTime(Exception):
+    """A time limit of the caller's, as a signal's handler raises it."""
+
+
+def interrupted(*_: object) -> None:
+    raise OutOfTime
+
+
+@dataclass
+class Slow:
+    """Takes so long to make, or to compare, that the caller's time is over."""
+
+    x: int
+    where: str = "made"
+
+    def __post_init__(self) -> None:
+        if Slow.making and self.where == "made":
+            signal.raise_signal(signal.SIGUSR1)
+
+    def __eq__(self, other: object) -> bool:
+        signal.raise_signal(signal.SIGUSR1)
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+    making = False
+
+
+@pytest.mark.parametrize("where", ["made", "compared"])
+def test_what_a_signals_handler_raises_is_not_swallowed(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = Slow(1, where)
+    monkeypatch.setattr(Slow, "making", True)
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    try:
+        with pytest.raises(OutOfTime):
+            codec(taking(Slow)).encode((value,), {})
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_reason_is_never_empty() -> None:
+    @dataclass
+    class Silent:
+        kind: str
+
+        def __post_init__(self) -> None:
+            if Silent.picky:
+                raise {"value": ValueError, "key": KeyError}[self.kind]
+
+        picky = False
+
+    values = {kind: Silent(kind) for kind in ("value", "key")}
+    Silent.picky = True
+    assert refusal(taking(Silent), values["value"]) == "`f`: parameter `value`: ValueError"
+    assert refusal(taking(Silent), values["key"]).endswith("cannot be decoded: KeyError")
+    with pytest.raises(ArgumentError) as caught:
+        codec(taking(Silent)).encode((values["key"],), {})
+    assert type(caught.value.__cause__) is KeyError, "it is seen where it was raised"
+    assert misfit(taking(Silent), b'{"value":{"kind":"key"}}').endswith("decoded: KeyError")
 
 
 def test_results_are_json_too() -> None:

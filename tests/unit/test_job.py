@@ -2,8 +2,10 @@
 
 import asyncio
 import enum
+import math
 import os
 import pickle
+import re
 import shutil
 import threading
 import time
@@ -30,6 +32,7 @@ from dibs.errors import (
     BrokerUnavailable,
     JobFailed,
     JobIdError,
+    OptionError,
     ResultError,
     ResultNotKept,
 )
@@ -150,6 +153,18 @@ def test_a_result_is_what_the_task_says_that_it_returns(
     value = job.result(PATIENCE)
     assert value == expected
     assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf])
+def test_a_time_that_nobody_can_wait_for_is_refused(app: App, timeout: float) -> None:
+    job = app.task(resize).enqueue("a.jpg")
+    why = re.escape(f"`timeout` is {timeout!r}: give seconds from 0 on")
+    for wait in (job.result, job.wait, lambda timeout: asyncio.run(job.aresult(timeout))):
+        with pytest.raises(OptionError, match=why):
+            wait(timeout)
+    for soon in (0, 0.0, 1e-9):
+        with pytest.raises(TimeoutError):
+            job.result(soon)
 
 
 def test_a_coroutines_result_is_what_it_returns(app: App, broker: Broker) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dibs.errors import BrokerBusy, BrokerFull
+from dibs.errors import BrokerBusy, BrokerDamaged, BrokerFull
 from dibs.events import BrokerBack, BrokerTrouble, Event
 from dibs.testing.clock import ManualClock
 from dibs.worker.patience import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Patience
@@ -39,3 +39,9 @@ def test_each_failure_in_a_row_is_waited_out_for_longer_up_to_a_limit() -> None:
         waits.append(patience.retry_at - clock.monotonic())
     assert waits == sorted(waits)
     assert waits[0] < waits[1] < waits[-1] == pytest.approx(LONGEST_RETRY_SECONDS)
+
+
+def test_damage_is_not_waited_out() -> None:
+    patience = Patience(ManualClock(), lambda _: None)
+    with pytest.raises(BrokerDamaged, match="the file is damaged"):
+        patience.failed(BrokerDamaged("the file is damaged"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from dibs.message import Message
 from dibs.producer.door import Door
 from dibs.producer.handle import Handle
 from dibs.producer.producer import Producer
+from tests.unit.alarm import raising_alarm
 
 # What forks a program that has threads is the caller's decision, and newer Pythons warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -439,3 +441,26 @@ def test_what_is_on_its_way_at_exit_is_stored_and_the_broker_closed(tmp_path: Pa
     )  # fmt: skip
     assert done.stderr == ""
     assert not list(tmp_path.glob("exit.db-wal"))  # the last to close cleans up
+
+
+def test_interrupted_at_any_moment_an_enqueue_leaves_the_door_open(tmp_path: Path) -> None:
+    """A signal's handler may raise right after the door was taken: others must still get in."""
+    app = App(f"memory://{tmp_path}")
+    task = app.task(note)
+    task.enqueue("first")
+    chance = random.Random(4)
+    interrupted = 0
+    with raising_alarm():
+        for _ in range(10_000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 0.000_06))
+                task.enqueue("x")
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+    assert interrupted > 100
+    later = threading.Thread(target=task.enqueue, args=("last",), daemon=True)
+    later.start()
+    later.join(PATIENCE)
+    assert not later.is_alive()
+    app.close()

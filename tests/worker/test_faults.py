@@ -98,7 +98,7 @@ def test_runners_that_hold_the_interpreter_end_with_their_pump_too(scene: Scene)
     scene.until_notes("start", 4)
     with watched(*runners) as ends:
         worker.send(signal.SIGKILL)
-        assert gone_within(ends, 1.0)
+        assert gone_within(ends, 10.0), "long before they would give the interpreter away"
 
 
 def test_a_killed_runner_is_replaced_and_its_jobs_come_back_at_once(scene: Scene) -> None:
@@ -190,7 +190,9 @@ def test_random_kills_lose_no_job_and_let_no_two_runs_overlap(scene: Scene) -> N
         killed[victim.pid] = victim.kill()
         workers.append(scene.worker(*arguments, ready=False))
     scene.until_counts()
-    assert [worker.stop() for worker in workers] == [0, 0, 0]
+    for worker in workers:
+        worker.line(r"^  slots ")  # a stop before that ends a worker that has not begun
+        assert worker.stop() == 0
     assert set(scene.runs("end")) == set(jobs), "nothing is lost"
     ended = {(note.n, note.fence): note.at for note in scene.notes("end")}
     for n in jobs:

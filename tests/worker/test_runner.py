@@ -24,6 +24,7 @@ from dibs.runners.contract import (
     Up,
     Withdraw,
 )
+from dibs.runners.host import NO_THREAD_MS
 from dibs.runners.processes import ProcessRunner
 
 T = TypeVar("T")
@@ -33,8 +34,8 @@ WAIT_SECONDS = 20.0
 class Driver:
     """Sends jobs to a runner, and collects what comes back."""
 
-    def __init__(self, slots: int) -> None:
-        self.runner = ProcessRunner("zoo:app", slots)
+    def __init__(self, slots: int, app: str = "zoo:app") -> None:
+        self.runner = ProcessRunner(app, slots)
         self.frames: list[Up] = []
         self.outcomes: dict[int, Outcome] = {}
         self._next = 0
@@ -262,10 +263,31 @@ def test_a_result_comes_back_with_the_time_it_is_kept(driver: Driver) -> None:
     assert driver.run(("returns_text", b'{"n":3}')) == [Ack(b'"xxx"', 3_600_000)]
 
 
-def test_a_result_that_cannot_be_encoded_is_a_dead_letter(driver: Driver) -> None:
-    [outcome] = driver.run(("returns_object", b"{}"))
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        ("returns_object", "what `returns_object` returned cannot be sent as JSON: `lock` has no "),
+        ("returns_nan", "what `returns_nan` returned holds nan, which JSON cannot carry"),
+    ],
+)
+def test_a_result_that_cannot_be_encoded_is_a_dead_letter(
+    driver: Driver, task: str, text: str
+) -> None:
+    """And one text: there is no line of the task's where it happened, and ours say nothing."""
+    [outcome] = driver.run((task, b"{}"))
     assert isinstance(outcome, DeadLetter)
-    assert outcome.reason == "unencodable_result"
+    assert (outcome.reason, outcome.charge) == ("unencodable_result", "failure")
+    assert outcome.error.type == "dibs.errors.ResultError"
+    assert outcome.error.message.startswith(text)
+    assert not outcome.error.traceback
+
+
+def test_a_result_error_of_the_tasks_own_is_a_failure_like_any_other(driver: Driver) -> None:
+    """It read another job's result; its own can be encoded, and the next run may do better."""
+    [outcome] = driver.run(("reads_what_does_not_fit", b"{}"))
+    assert isinstance(outcome, Nack)
+    assert "does not fit its return annotation" in outcome.error.message
+    assert "zoo.py" in outcome.error.traceback
 
 
 def test_a_coroutine_that_nobody_awaits_is_no_success(driver: Driver) -> None:
@@ -338,6 +360,43 @@ def test_the_black_box_tells_what_ran_when_the_process_died(driver: Driver) -> N
     assert set(driver.runner.running()) == {*serials, crash}
 
 
+NO_THREADS = """
+import threading
+from pathlib import Path
+from dibs import App
+
+app = App("memory://starved")
+start = threading.Thread.start
+
+def refused(thread):
+    if thread.name == "dibs-job" and Path("full").exists():
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = refused
+
+@app.task
+def work() -> None: ...
+"""
+
+
+def test_a_job_for_which_no_thread_can_be_started_is_given_back_and_runs_later(
+    folder: Path,
+) -> None:
+    (folder / "starved.py").write_text(NO_THREADS)
+    (folder / "full").touch()
+    driver = Driver(4, "starved:app")
+    try:
+        driver.hello()
+        assert driver.run(*[("work", b"{}")] * 3) == [Release(NO_THREAD_MS)] * 3
+        (folder / "full").unlink()
+        assert driver.run(*[("work", b"{}")] * 3) == [Ack()] * 3
+    finally:
+        driver.runner.kill()
+        driver.death()
+        driver.runner.close()
+
+
 def test_programs_that_a_task_starts_can_be_terminated(driver: Driver) -> None:
     assert driver.run(("starts_and_terminates", b"{}")) == [Ack()]
 
@@ -382,7 +441,7 @@ def test_a_run_near_its_timeout_is_told_once(driver: Driver) -> None:
         ("1/0", "ZeroDivisionError"),
         ("import nothing_of_that_name", "nothing_of_that_name"),
         ("raise SystemExit(3)", "SystemExit"),
-        ("app = 5", "leads to no App"),
+        ("app = 5", "leads to no App: the module has `int` there"),
         ("def (", "SyntaxError"),
     ],
 )

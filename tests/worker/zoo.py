@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from dibs import App, Reject, Retry, Snooze, context
 from dibs.backoff import fixed
+from dibs.errors import ResultError
 
 app = App("sqlite:///zoo.db")
 colour = contextvars.ContextVar("colour", default="none")
@@ -146,6 +147,16 @@ def exits_hard() -> None:
 @app.task
 def returns_object() -> object:
     return threading.Lock()
+
+
+@app.task
+def returns_nan() -> float:
+    return float("nan")
+
+
+@app.task
+def reads_what_does_not_fit() -> None:
+    raise ResultError("what `another` returned does not fit its return annotation")
 
 
 @app.task

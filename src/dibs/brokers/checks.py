@@ -37,7 +37,7 @@ def refusal(message: Message, capabilities: Capabilities) -> str | None:
         and MIN_VISIBILITY_TIMEOUT_MS
         <= message.visibility_timeout_ms
         <= (capabilities.longest_lease_ms or MAX_DURATION_MS)
-        and 0 < message.timeout_ms <= MAX_DURATION_MS
+        and 0 < message.timeout_ms <= (capabilities.longest_run_ms or MAX_DURATION_MS)
         and 0 < message.max_attempts <= MAX_BUDGET
         and 0 < message.max_crashes <= MAX_BUDGET
         and 0 < message.max_lost <= MAX_BUDGET
@@ -123,6 +123,7 @@ def _rules_of_size(message: Message, capabilities: Capabilities) -> list[tuple[b
 def _rules_of_delivery(message: Message, capabilities: Capabilities) -> list[tuple[bool, str]]:
     lease, run = message.visibility_timeout_ms, message.timeout_ms
     longest_lease = capabilities.longest_lease_ms or MAX_DURATION_MS
+    longest_run = capabilities.longest_run_ms or MAX_DURATION_MS
     budgets = (message.max_attempts, message.max_crashes, message.max_lost)
     return [
         (0 <= message.priority <= 9, f"priority {message.priority} is not within 0 to 9"),
@@ -139,8 +140,8 @@ def _rules_of_delivery(message: Message, capabilities: Capabilities) -> list[tup
             ),
         ),
         (
-            0 < run <= MAX_DURATION_MS,
-            f"a timeout of {run:,} ms is not within 1 and {MAX_DURATION_MS:,} ms",
+            0 < run <= longest_run,
+            f"a timeout of {run:,} ms is not within 1 and {longest_run:,} ms",
         ),
         (
             all(0 < budget <= MAX_BUDGET for budget in budgets),

@@ -40,10 +40,11 @@ A Broker object belongs to one thread at a time and takes no locks for its calle
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from dibs.errors import OptionError
 from dibs.message import (
     DeadMessage,
     JobView,
@@ -75,15 +76,20 @@ class Capabilities(Struct, frozen=True):
     """What a broker can do; what it cannot is refused where it is asked for, never degraded.
 
     `durability_note` says in words what the level rests on. `batch_limit` is the most messages of
-    one `publish` or `claim`; `payload_limit` is in bytes of `Message.args`. `atomic_batches`: a
-    `publish` stores all of its messages or none. `native_fence`: the broker itself refuses a stale
-    settlement (otherwise the pump never sends one, and a lease that ran out is over at once: G5
-    does not hold). `unique_ids`: one id is one message (G2); where it is not, whoever publishes an
-    id twice has two messages. `ordered`: a queue is served in publish order (G8). `takes_ahead`:
-    messages reach whoever waits on a bell before it claims them, so that a ring is theirs and no
-    longer anybody's. `tells_next`: a claim knows when something falls due. `purges_scheduled`: a
-    purge reaches what is scheduled. `dedupe_window_seconds`: how long after a message is gone its
-    id is still refused.
+    one `publish` or `claim`; `payload_limit` is in bytes of `Message.args`. `longest_run_ms` is the
+    longest `timeout` of a message, None where any will do. `atomic_batches`: a `publish` stores all
+    of its messages or none. `native_fence`: the broker itself refuses a stale settlement (otherwise
+    the pump never sends one, and a lease that ran out is over at once: G5 does not hold).
+    `unique_ids`: one id is one message (G2); where it is not, whoever publishes an id twice has two
+    messages. `ordered`: a queue is served in publish order (G8). `takes_ahead`: messages reach
+    whoever waits on a bell before it claims them, so that a ring is theirs and no longer anybody's.
+    `tells_next`: a claim knows when something falls due. `purges_scheduled`: a purge reaches what
+    is scheduled. `leases_outlive`: a lease outlives the Broker object that took it and is good in
+    the hands of another; where not, closing gives it back at once, as lost. `attend_seconds`: how
+    often a holder must call the broker to keep its leases, by `idle` if by nothing else.
+    `dedupe_window_seconds`: how long after a message is gone its id is still refused.
+    `transactional_publish`: it stores messages in the transaction of a caller's own connection to
+    its database, by `Broker.publish_on`.
     """
 
     durability: Durability
@@ -92,6 +98,7 @@ class Capabilities(Struct, frozen=True):
     payload_limit: int
     longest_delay_ms: int = MAX_DURATION_MS
     longest_lease_ms: int | None = None
+    longest_run_ms: int | None = None
     atomic_batches: bool = True
     atomic_retry: bool = True
     native_fence: bool = True
@@ -100,6 +107,8 @@ class Capabilities(Struct, frozen=True):
     takes_ahead: bool = False
     tells_next: bool = True
     purges_scheduled: bool = True
+    leases_outlive: bool = True
+    attend_seconds: float | None = None
     exact_counts: bool = True
     priorities: bool = True
     unique_keys: bool = True
@@ -107,6 +116,7 @@ class Capabilities(Struct, frozen=True):
     browsing: bool = True
     dedupe_window_seconds: int = 0
     shared_between_processes: bool = True
+    transactional_publish: bool = False
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -176,6 +186,17 @@ class Claim(Struct, frozen=True):
     sure: bool = True
 
 
+class CallersConnection(Protocol):
+    """A connection to a database that is a caller's own, whatever library it is of."""
+
+    dialect: str
+    """ "sqlite", "postgresql", or what else its library calls the database."""
+
+    def rows(self, sql: str, *values: str | int | None) -> list[tuple[Any, ...]]:
+        """Run a statement with a `?` for each value; return its rows."""
+        ...
+
+
 class Broker(ABC):
     """A store of queues: four hot verbs and a bell. Use it by hand as in docs/own-consumer.md.
 
@@ -206,6 +227,23 @@ class Broker(ABC):
             BrokerFull, BrokerBusy, BrokerUnavailable: nothing was stored.
             PublishUnknown: nobody can tell; publish the same ids again.
         """
+
+    def publish_on(
+        self, connection: CallersConnection, messages: Sequence[Message]
+    ) -> list[Published]:
+        """Store messages by `connection`, seen by all if and only if its transaction commits.
+
+        Nothing else is used than that connection, so any thread may call it. `Stored` is as durable
+        as that commit; whoever waits is rung by it.
+
+        Raises:
+            OptionError: without `Capabilities.transactional_publish`; or it leads elsewhere.
+        """
+        del connection, messages
+        raise OptionError(
+            f"{self.url} cannot store a job in a transaction of yours: `connection=` needs a"
+            " broker that is in the same database, as `postgresql://` can be"
+        )
 
     @abstractmethod
     def claim(self, queues: Sequence[str], limit: int) -> Claim:

@@ -30,13 +30,14 @@ class Server(Struct, frozen=True):
 
 LOCAL = ("memory", "sqlite")
 SERVERS: dict[str, Server] = {
+    **dict.fromkeys(("amqp", "amqps"), Server("dibs.brokers.rabbitmq", "rabbitmq")),
     **dict.fromkeys(
         ("redis", "rediss", "valkey", "valkeys"), Server("dibs.brokers.redis", "redis")
     ),
+    **dict.fromkeys(("postgres", "postgresql"), Server("dibs.brokers.postgres", "postgres")),
     "sqs": Server("dibs.brokers.sqs", "sqs"),
 }
 """By scheme."""
-LATER = ("amqp", "amqps", "postgres", "postgresql")
 
 _PAIR = r"(?<![^&;?\s])([^=&;?\s]*)=[^&;\s]*"
 """A parameter, from where one can begin: so a text of any length is read once."""
@@ -86,8 +87,6 @@ def absolute(url: str) -> str:
         UrlError: it cannot be read; the text shows the right form.
     """
     scheme, separator, rest = url.partition("://")
-    if scheme in LATER and separator:
-        raise UrlError(f"{redact(url)}: this version of dibs has no adapter for {scheme} yet")
     if separator and (scheme == "memory" or scheme in SERVERS):
         return url
     if scheme != "sqlite" or not separator:
@@ -123,6 +122,4 @@ def _unreadable(url: str) -> str:
         return f"{shown} is no broker's URL; a SQLite file is {_FORMS}"
     if scheme in LOCAL:
         return f"{shown}: write `memory://name`, or {_FORMS}"
-    return (
-        f"{shown}: there is no broker `{scheme}`{did_you_mean(scheme, (*LOCAL, *SERVERS, *LATER))}"
-    )
+    return f"{shown}: there is no broker `{scheme}`{did_you_mean(scheme, (*LOCAL, *SERVERS))}"

@@ -20,7 +20,7 @@ def named_values(given: tuple[str, ...]) -> dict[str, msgspec.Raw]:
 
     Raises:
         OptionError: one is not of the form name=value, or a name is given twice.
-        ArgumentError: one is not UTF-8.
+        ArgumentError: one is not UTF-8, or is nested too deeply.
     """
     values: dict[str, msgspec.Raw] = {}
     for text in given:
@@ -29,17 +29,25 @@ def named_values(given: tuple[str, ...]) -> dict[str, msgspec.Raw]:
             raise OptionError(f"--arg {text!r} is not of the form name=value")
         if name in values:
             raise OptionError(f"--arg {name} is given twice")
-        values[name] = _json(text, value)
+        values[name] = _json(name, value)
     return values
 
 
-def _json(argument: str, value: str) -> msgspec.Raw:
+def nested_too_deeply(name: str) -> ArgumentError:
+    """Return what to raise for a value that begins as JSON and goes down too far."""
+    way = f"if it is text, quote it: {name}='\"...\"'"
+    return ArgumentError(f"--arg {name}: its value is nested too deeply for JSON; {way}")
+
+
+def _json(name: str, value: str) -> msgspec.Raw:
     try:
         data = value.encode()
     except UnicodeEncodeError as exc:
-        raise ArgumentError(f"--arg {argument!r} is not UTF-8") from exc
+        raise ArgumentError(f"--arg {f'{name}={value}'!r} is not UTF-8") from exc
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         return msgspec.Raw(msgspec.json.encode(value))
+    except RecursionError as exc:
+        raise nested_too_deeply(name) from exc
     return msgspec.Raw(data)

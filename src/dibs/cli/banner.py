@@ -1,17 +1,20 @@
 """What a worker says when it starts: where it works, how durably, on what, and what looks wrong.
 
+Owns: also what it says of paused queues, which a drain leaves as they are.
 Must never: show a secret of a URL, or text of the app that could steer the terminal.
 Called by: `worker.py`; its `place` by whoever says where a broker is.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
 from dibs import __version__
 from dibs.brokers.contract import Broker
-from dibs.message import TaskInfo
-from dibs.text import one_line
+from dibs.errors import DibsError
+from dibs.message import QueueCounts, TaskInfo
+from dibs.text import counted, one_line
 
 TASKS_SHOWN = 20
 
@@ -31,7 +34,16 @@ def banner(start: Start, broker: Broker) -> str:
     """Return the lines of a worker's start, its warnings last."""
     lines = [f"dibs {__version__}, worker for {one_line(start.app)}", *_facts(start, broker)]
     lines += [f"warning: {text}" for text in _warnings(start)]
+    lines += [f"warning: {text}" for text in _paused_now(start, broker)]
     return "".join(f"{line}\n" for line in lines)
+
+
+def left_in_paused(queues: Sequence[str], broker: Broker) -> Iterator[str]:
+    """Yield what to say after a drain of the jobs that wait in paused queues."""
+    for queue in _paused(queues, broker):
+        if queue.ready != 0:
+            jobs = "jobs wait" if queue.ready is None else f"{counted(queue.ready, 'job')} left"
+            yield f"{jobs} in queue {queue.name}, which is paused: {_resume(queue.name)}"
 
 
 def place(broker: Broker) -> str:
@@ -64,6 +76,21 @@ def _slots(start: Start) -> str:
         )
     count = len(start.shares)
     return f"{slots} in {count} process{'' if count == 1 else 'es'}"
+
+
+def _paused_now(start: Start, broker: Broker) -> Iterator[str]:
+    for queue in _paused(start.queues, broker):
+        yield f"queue {queue.name} is paused, and its jobs wait: {_resume(queue.name)}"
+
+
+def _paused(queues: Sequence[str], broker: Broker) -> list[QueueCounts]:
+    with contextlib.suppress(DibsError):  # whether it can work, the worker finds out by itself
+        return [q for q in broker.inspector().queues() if q.paused and q.name in queues]
+    return []
+
+
+def _resume(queue: str) -> str:
+    return f"`dibs queues resume {queue}` ends that"
 
 
 def _warnings(start: Start) -> Iterator[str]:

@@ -12,7 +12,7 @@ import click
 
 from dibs import __version__
 
-COMMANDS = ("worker", "queues", "jobs", "dlq", "enqueue", "ledger", "doctor", "demo")
+COMMANDS = ("worker", "queues", "jobs", "dlq", "enqueue", "ledger", "doctor", "migrate", "demo")
 """Each is `command` in the module of its name, in the order of `dibs --help`."""
 
 

@@ -11,7 +11,14 @@ import msgspec
 
 from dibs.cli.banner import place
 from dibs.cli.commands import Group, examples
-from dibs.cli.selecting import agreed, check_queue, json_option, opened, url_option
+from dibs.cli.selecting import (
+    agreed,
+    check_queue,
+    json_option,
+    opened,
+    queue_first,
+    url_option,
+)
 from dibs.cli.tables import aligned
 from dibs.message import QueueCounts
 from dibs.text import counted, duration, one_line
@@ -82,9 +89,10 @@ def list_(words: tuple[str, ...], in_json: bool, url: str | None) -> None:
 def pause(queue: str, words: tuple[str, ...], in_json: bool, url: str | None) -> None:
     """Let nobody claim from QUEUE until it is resumed, whatever restarts meanwhile.
 
-    Jobs in flight go on, and more can be enqueued.
+    Jobs in flight go on, and more can be enqueued. APP may stand before QUEUE.
     """
-    with opened(words, url) as (broker, _):
+    queue, others = queue_first(queue, words)
+    with opened(others, url) as (broker, _):
         check_queue(broker.inspector(), queue)
         broker.inspector().pause(queue)
     _tell(queue, "paused: its jobs wait until it is resumed", in_json, paused=True)
@@ -99,8 +107,12 @@ def pause(queue: str, words: tuple[str, ...], in_json: bool, url: str | None) ->
 @json_option
 @url_option
 def resume(queue: str, words: tuple[str, ...], in_json: bool, url: str | None) -> None:
-    """Let QUEUE be claimed from again, and wake a worker for it."""
-    with opened(words, url) as (broker, _):
+    """Let QUEUE be claimed from again, and wake a worker for it.
+
+    APP may stand before QUEUE.
+    """
+    queue, others = queue_first(queue, words)
+    with opened(others, url) as (broker, _):
         check_queue(broker.inspector(), queue)
         broker.inspector().resume(queue)
     _tell(queue, "resumed", in_json, paused=False)
@@ -122,9 +134,13 @@ def resume(queue: str, words: tuple[str, ...], in_json: bool, url: str | None) -
 def purge(
     *, queue: str, words: tuple[str, ...], dry_run: bool, yes: bool, in_json: bool, url: str | None
 ) -> int:
-    """Remove what is ready or scheduled in QUEUE, for good. What is in flight goes on."""
+    """Remove what is ready or scheduled in QUEUE, for good. What is in flight goes on.
+
+    APP may stand before QUEUE.
+    """
     purged = 0
-    with opened(words, url) as (broker, _):
+    queue, others = queue_first(queue, words)
+    with opened(others, url) as (broker, _):
         inspector = broker.inspector()
         check_queue(inspector, queue)
         (found,) = (one for one in inspector.queues() if one.name == queue)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
+from msgspec import Raw
 
 from dibs.brokers.contract import Broker, Inspector
 from dibs.cli import arguments
@@ -77,23 +78,46 @@ def wanted_of(
         error=error,
         until_ms=None if old is None else now_ms - old,
         after_ms=None if new is None else now_ms - new,
-        arguments={name: canonical(bytes(raw)) for name, raw in named_values(args).items()},
+        arguments={name: _canonical(name, raw) for name, raw in named_values(args).items()},
     )
+
+
+def _canonical(name: str, raw: Raw) -> str:
+    try:
+        return canonical(bytes(raw))
+    except RecursionError as exc:
+        raise arguments.nested_too_deeply(name) from exc
 
 
 def place_and_ids(words: Sequence[str], url: str | None) -> tuple[str, list[bytes]]:
     """Tell the app from the ids among `words`; return the broker's URL and the ids, once each.
 
     Raises:
-        OptionError: there is more than one that is no id.
+        OptionError: there is more than one that is no id, or the one is no app.
         AppNotFound, AppImportFailed: as the import of the app says.
     """
     ids = {word: found for word in words if (found := job_id(word)) is not None}
     others = [word for word in words if word not in ids]
+    apps = [word for word in others if ":" in word]
+    if len(apps) > 1:
+        raise OptionError(f"{apps[0]!r} and {apps[1]!r} are two apps: name one")
     for word in others:
-        if len(others) > 1 or "-" in word:
+        if word not in apps and (len(others) > 1 or "-" in word):
             raise OptionError(f"{word!r} is neither a job's id nor an app, as in `photos:app`")
     return url_of(others[0] if others else None, url), list(dict.fromkeys(ids.values()))
+
+
+def queue_first(queue: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the queue, and the other words: an app, which has a colon, may stand before it.
+
+    Raises:
+        OptionError: there is only an app.
+    """
+    if ":" not in queue:
+        return queue, words
+    if not words or ":" in words[0]:
+        raise OptionError(f"{queue!r} is an app: name a queue, as in `photos {queue}`")
+    return words[0], [queue, *words[1:]]
 
 
 @contextlib.contextmanager

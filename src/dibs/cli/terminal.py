@@ -9,6 +9,7 @@ Called by: the pump, with every event, and `tick`, from a thread that runs only 
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 
 from dibs import events
 from dibs.cli.lines import Write
@@ -17,6 +18,9 @@ from dibs.text import duration
 from dibs.worker.sentences import COUNTED, Told, describe, kind, traceback_of
 
 SUMMARY_SECONDS = 10.0
+RATED_SECONDS = 0.1
+"""Over a shorter time a rate says nothing."""
+
 SHOWN_A_SECOND = 5
 """How many events of one kind are told in full in a second; the others are counted."""
 
@@ -74,10 +78,12 @@ class Terminal:
         with self._lock:
             self._look(self._clock.monotonic())
 
-    def finish(self) -> None:
-        """Print the last summary, over the whole life of the worker."""
+    def finish(self, left: Iterable[str] = ()) -> None:
+        """Print what is left undone, and the last summary, over the whole life of the worker."""
         with self._lock:
             self._release_all()
+            for text in left:
+                self._line(text)
             now = self._clock.monotonic()
             if not any(self._total.values()):
                 self._line("stopped; no job was settled")
@@ -143,7 +149,7 @@ class Terminal:
 
 def _summary(counts: dict[str, int], seconds: float) -> str:
     """Return the counts as text, those of nothing left out, and the rate of what was done."""
-    per_second = counts["done"] / max(seconds, 0.5)
+    per_second = counts["done"] / seconds if seconds >= RATED_SECONDS else 0
     rate = f" ({per_second:,.0f} jobs/s)" if per_second >= 1 else ""
     done = f"{counts['done']:,} done{rate}"
     others = [

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -148,7 +148,7 @@ def _work(wish: Wish, plan: Plan) -> "tuple[Files | None, int]":
         with stops.at_work(service.stop, give_up), _ticking(terminal):
             write(_banner(wish, plan, hello, broker))
             code = service.run(broker, hello, files)
-        terminal.finish()
+        terminal.finish(_left(plan, hello, broker))
         return files, code
 
 
@@ -181,6 +181,12 @@ def _banner(wish: Wish, plan: Plan, hello: Hello, broker: "Broker") -> str:
     queues = queues_of(plan, hello)
     shares = plan.shares()
     return banner(Start(wish.app, hello.tasks, queues, shares, wish.in_process, plan.drain), broker)
+
+
+def _left(plan: Plan, hello: Hello, broker: "Broker") -> Iterable[str]:
+    from dibs.cli.banner import left_in_paused
+
+    return left_in_paused(queues_of(plan, hello), broker) if plan.drain else ()
 
 
 def _queue_names(text: str) -> tuple[str, ...]:

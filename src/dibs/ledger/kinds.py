@@ -40,7 +40,7 @@ def connected(connection: object) -> Connection:
             return found
     kind = type(connection)
     raise LedgerError(
-        f"a ledger cannot be kept on a {kind.__module__}.{kind.__qualname__}: give a connection of"
+        f"a ledger cannot be kept on `{kind.__module__}.{kind.__qualname__}`: give a connection of"
         " sqlite3, apsw, psycopg or psycopg2, a SQLAlchemy Session or Connection (no engine, and"
         " none of the async ones), or `django.db.connection`"
     )

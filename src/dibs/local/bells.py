@@ -4,7 +4,8 @@ Owns the folder `<db>-bells`: a FIFO for each broker that waits, and for each qu
 an entry `<queue>@<waiter>`. Whoever removes an entry rings that waiter, so no ring is spent on a
 waiter that was rung already, and no two publishers ring the same one. `ends/<waiter>` holds the ids
 whose ends a broker waits for; each of them rings it. They have a folder of their own because every
-acknowledgement looks there, and must not pay for the workers that wait for work.
+acknowledgement looks there, and must not pay for the workers that wait for work. A FIFO has its
+name from the moment on that its owner has it open: one that nobody reads is of a dead process.
 Must never: fail a call whose transaction is committed; a lost bell costs a second, no message.
 Called by: brokers that are files.
 """
@@ -12,11 +13,22 @@ Called by: brokers that are files.
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from dibs.errors import BrokerUnavailable
 from dibs.local.fork import drop_in_child
+
+RING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+NOBODY = (errno.ENXIO, errno.ENOENT)
+"""What opening a bell says if nobody reads it: its process is dead."""
+NEW = "+"
+"""Ends the name of a FIFO that its owner has not open yet, for some microseconds,"""
+NEW_SECONDS = 3_600.0
+"""or for ever, if its owner died in them: after this time nobody will open it any more."""
+LOOKED_AT = 250
+"""How many waiters one chore looks at: some milliseconds, if all of them are dead."""
 
 
 class Bells:
@@ -28,6 +40,7 @@ class Bells:
         self._name = f"{worker_id.hex()}-{os.urandom(4).hex()}"
         self._fd = -1
         self._awaited: frozenset[bytes] = frozenset()
+        self._looked_at = ""
 
     def fd(self) -> int:
         """Return the descriptor that becomes readable when this waiter is rung."""
@@ -62,10 +75,7 @@ class Bells:
 
     def waiting(self) -> list[str]:
         """Return the entries of all who wait."""
-        try:
-            return [name for name in os.listdir(self._folder) if "@" in name]
-        except OSError:
-            return []
+        return [name for name in self._listed() if "@" in name]
 
     def ring(self, queues: Iterable[str]) -> None:
         """Wake one waiter of each queue."""
@@ -99,10 +109,20 @@ class Bells:
                     self._wake(waiter)
 
     def bury_dead(self) -> None:
-        """Remove the wishes of processes that died with nothing left that would ring for them."""
-        for waiter in self._awaiting():
-            if (fd := self._opened(waiter)) >= 0:
-                os.close(fd)
+        """Remove what dead processes left behind, of some waiters at a time.
+
+        Whoever rings one removes it too, but nothing may be left that would ring for it, and every
+        publisher reads the folder.
+        """
+        names: dict[str, list[str]] = {waiter: [] for waiter in self._awaiting()}
+        for name in self._listed():
+            names.setdefault(name.rpartition("@")[2].removesuffix("~"), []).append(name)
+        names.pop("ends", None)
+        later = sorted(waiter for waiter in names if waiter > self._looked_at)
+        for waiter in later[:LOOKED_AT]:
+            if self._is_dead(waiter):
+                self._remove(waiter, names[waiter])
+        self._looked_at = later[LOOKED_AT - 1] if len(later) >= LOOKED_AT else ""
 
     def close(self) -> None:
         """Remove this waiter's files."""
@@ -118,14 +138,20 @@ class Bells:
 
     def _hung_up(self) -> int:
         """Make the FIFO, and return a descriptor of it."""
-        path = self._path(self._name)
+        path = self._path(self._name + NEW)
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._folder)
         os.chmod(self._folder, 0o700)  # whatever the umask
         os.mkfifo(path)
         os.chmod(path, 0o600)
         # Open for both ways: a FIFO without a writer would be readable for ever.
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.rename(path, self._path(self._name))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def _ask(self, queue: str) -> bool:
         names = self._path(self._name), self._path(f"{queue}@{self._name}")
@@ -165,13 +191,28 @@ class Bells:
         return True
 
     def _opened(self, waiter: str) -> int:
-        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            return os.open(self._path(waiter), flags)
+            return os.open(self._path(waiter), RING)
         except OSError as error:
-            if error.errno in (errno.ENXIO, errno.ENOENT):  # nobody reads: its process is dead
+            if error.errno in NOBODY:
                 self._bury(waiter)
         return -1
+
+    def _is_dead(self, waiter: str) -> bool:
+        try:
+            if waiter.endswith(NEW):
+                made = os.stat(self._path(waiter)).st_ctime
+                return time.time() - made > NEW_SECONDS
+            os.close(os.open(self._path(waiter), RING))
+        except OSError as error:
+            return error.errno in NOBODY
+        return False
+
+    def _listed(self) -> list[str]:
+        try:
+            return os.listdir(self._folder)
+        except OSError:
+            return []
 
     def _awaiting(self) -> list[str]:
         try:
@@ -202,13 +243,14 @@ class Bells:
         os.replace(unseen, f"{self._ends}/{self._name}")  # whole or not at all
 
     def _bury(self, waiter: str) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(f"{self._ends}/{waiter}")
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self._folder):
-                if name in (waiter, f"{waiter}~") or name.endswith("@" + waiter):
-                    with contextlib.suppress(OSError):
-                        os.unlink(self._path(name))
+        own = (waiter, f"{waiter}~")
+        names = [name for name in self._listed() if name in own or name.endswith("@" + waiter)]
+        self._remove(waiter, names)
+
+    def _remove(self, waiter: str, names: Iterable[str]) -> None:
+        for path in (f"{self._ends}/{waiter}", *map(self._path, names)):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}"

@@ -9,7 +9,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ OURS, SCHEMA = 0x64696273, 1  # as the last lines of create.sql say it
 CALL_SECONDS = 5.0
 LOCK_SHARE = 0.8  # of a call's time: the wait for our lock,
 BUSY_SHARE = 0.18  # and for what does not queue on it, another program
+DAMAGE = (apsw.CorruptError, apsw.SQLError, UnicodeDecodeError)
 CONTENDED_SECONDS = 0.000_5  # an idle lock takes a hundredth of this
 _of_parents: list[apsw.Connection] = []
 
@@ -64,6 +65,9 @@ class Database:
             is_new = self._is_new()
             if self.connection.readonly("main"):
                 raise PermissionError(errno.EACCES, "it is read-only", str(self.path))
+            # Somebody else's umask made it, perhaps; SQLite makes the others as the file is.
+            for suffix in ("", "-wal", "-shm"):
+                disk.make_private(disk.beside(self.path, suffix))
             self._lock = WriteLock(self.path)
         except OSError as error:
             raise disk.unusable(self.path, error) from error
@@ -81,8 +85,16 @@ class Database:
         self._check_process()
         try:
             return self.connection.execute(self.sql[statement], named or values).fetchall()
-        except (apsw.Error, OverflowError) as error:
+        except (apsw.Error, OverflowError, UnicodeDecodeError) as error:
             raise self._translated(error, statement) from error
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Make values of rows within it: where none can be made of a row, the file is damaged."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise self._damaged(error) from error
 
     def write(
         self,
@@ -175,8 +187,8 @@ class Database:
         # Around the lock as well: each of its system calls gives the interpreter's lock away too.
         with prompt_interpreter:
             asked = time.monotonic()
-            self._lock.acquire(deadline - asked)
             try:
+                self._lock.acquire(deadline - asked)
                 self.contended = time.monotonic() - asked > CONTENDED_SECONDS
                 self.check_file()
                 if storing:
@@ -224,8 +236,8 @@ class Database:
         return False
 
     def _create(self) -> None:
-        self._lock.acquire(LOCK_SHARE * CALL_SECONDS)
         try:
+            self._lock.acquire(LOCK_SHARE * CALL_SECONDS)
             self._reserve.keep()
             if self._is_new():
                 self.run("before_creation")
@@ -237,18 +249,26 @@ class Database:
         finally:
             self._lock.release()
 
+    def _damaged(self, error: Exception) -> errors.BrokerDamaged:
+        why = error if isinstance(error, apsw.Error) else "a value in it cannot be read"
+        way = "restore a backup, or save what can be read: docs/operations.md, A damaged file"
+        return errors.BrokerDamaged(f"{self.path} is damaged ({why}): {way}")
+
     def _translated(self, error: Exception, statement: str = "") -> errors.BrokerError | Unsure:
+        if isinstance(error, DAMAGE):
+            return self._damaged(error)
         at_the_disk = isinstance(error, apsw.IOError)
         number = 0
         if at_the_disk or isinstance(error, apsw.CantOpenError):
             with contextlib.suppress(AttributeError):  # there is no connection yet
                 number = self.connection.system_errno
         if isinstance(error, apsw.FullError) or (at_the_disk and number in disk.FULL):
-            return errors.BrokerFull(f"{self.path}: no room left on the disk")
+            return disk.full(self.path)
         if isinstance(error, apsw.BusyError):
             return errors.BrokerBusy(f"{self.path}: another program has it locked")
         if isinstance(error, apsw.NotADBError):
-            return errors.BrokerRefused(f"{self.path} is not a queue file: choose another")
+            what = f"{self.path} is not a queue file, or its beginning is damaged"
+            return errors.BrokerRefused(f"{what}: choose another, or restore a backup")
         if at_the_disk or isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError):
             why = f"{error} ({os.strerror(number)})" if number else error
             way = "check the disk, and the owner and mode of the file and of those beside it"

@@ -7,6 +7,7 @@ Called by: brokers that are files.
 import contextlib
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -39,11 +40,28 @@ def open_private(path: Path, flags: int = 0) -> int:
     return fd
 
 
+def make_private(path: Path) -> None:
+    """Take the rights of others to a file away, if there is one and it is ours; give none."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.lstat()
+        mode = stat.S_IMODE(found.st_mode)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and mode & ~0o600:
+            os.chmod(path, mode & 0o600)
+
+
+def full(name: object) -> BrokerFull:
+    """Say that there is no room for `name`, what still works, and the way out."""
+    return BrokerFull(
+        f"{name}: no room left on the disk, so nothing new is stored. What is stored is safe, and"
+        " workers go on with it (`dibs worker --drain`), which makes room. Free some, and try again"
+    )
+
+
 def unusable(path: Path, error: OSError) -> BrokerError:
     """Say why the file at `path`, or the one that the error names, could not be opened or made."""
     name = error.filename or path
     if error.errno in FULL:
-        return BrokerFull(f"{name}: no room left on the disk")
+        return full(name)
     why = _WHY.get(error.errno or 0, f"{error.strerror}: mend it, or name another file")
     if error.errno in (errno.EACCES, errno.EPERM):
         way = "change the owner or mode of the queue file and of those beside it"

@@ -10,6 +10,8 @@ import fcntl
 import os
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dibs.errors import BrokerBusy, BrokerUnavailable
@@ -33,6 +35,10 @@ class WriteLock:
         self._granted = threading.Semaphore(0)
         self._helper: threading.Thread | None = None
         self._wanted = self._waiting = self._closed = False
+        # The system's own call, and no method around it: a signal's handler may raise where a
+        # method begins, and a lock that is never given up holds up everybody.
+        self.release: Callable[[], object] = partial(fcntl.flock, self._lock, fcntl.LOCK_UN)
+        """Gives the lock up, if it is held; to be called after an `acquire` that raised, too."""
         drop_in_child(self)
 
     def acquire(self, seconds: float) -> None:
@@ -57,17 +63,13 @@ class WriteLock:
         except OSError:
             return  # the disk may be full
 
-    def release(self) -> None:
-        """Give the lock up, if it is held; to be called after an `acquire` that raised, too."""
-        if not self._closed:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-
     def _give_up(self) -> None:
         with self._mutex:
             self._wanted = False
             self._granted.acquire(blocking=False)
-            if not self._closed:
-                fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self.release()
+            if not self._waiting and not self._closed:  # else the turn is the helper's
+                fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the files; a helper that still waits does so in its own time."""
@@ -81,6 +83,7 @@ class WriteLock:
     def drop(self) -> None:
         """Close the descriptors and nothing else: what a forked child does with its copies."""
         self._closed = True
+        self.release = _nothing
         # Once only: a number that was closed may be another file's by now.
         files, self._files = self._files, ()
         for fd in files:
@@ -137,3 +140,7 @@ class WriteLock:
             f"process {pid.decode()} has held {self._name} for {held:.1f} s"
             " (it may be stopped inside a commit)"
         )
+
+
+def _nothing() -> None:
+    """What there is to give up of a lock that was closed."""

@@ -62,32 +62,29 @@ class Door:
 
     def renew(self) -> None:
         """Be as new: in a forked child, where nobody waits and the lock's holder does not exist."""
-        self._lock = threading.Lock()
-        self._waiting: deque[Waiter] = deque()
+        # One that knows whose it is: a signal's handler may raise right after it was taken, before
+        # anything of ours could note that, and a door that nobody leaves is shut for good.
+        self._lock = threading.RLock()
         self._inside: int | None = None
+        self._waiting: deque[Waiter] = deque()
 
     def publish(self, message: Message) -> Verdict:
         """Store one message, together with those of other threads if there are any."""
+        self._refuse_to_enter_twice()
         waiter = Waiter(message)
         self._waiting.append(waiter)
         try:
             while waiter.verdict is None:
                 if self._lock.acquire(blocking=False):
-                    try:
-                        self._publish_waiting()
-                    finally:
-                        self._leave()
-                elif self._inside == threading.get_ident():
-                    raise BrokerBusy(
-                        "this thread is enqueueing already: it was called from a signal handler or"
-                        " a finalizer that interrupted another call; set a flag there instead"
-                    )
+                    self._inside = threading.get_ident()
+                    self._publish_waiting()
+                    self._leave()
                 else:
                     waiter.wait()
         except BaseException:
             with suppress(ValueError):
                 self._waiting.remove(waiter)
-            self._wake_next()
+            self._leave()
             raise
         return waiter.verdict
 
@@ -97,12 +94,7 @@ class Door:
         Raises:
             BrokerError: nothing was stored, or (`PublishUnknown`) nobody can tell.
         """
-        self._lock.acquire()
-        try:
-            self._inside = threading.get_ident()
-            return self._handle.publish(messages)
-        finally:
-            self._leave()
+        return self._within(lambda: self._handle.publish(messages))
 
     def look(self, at: Callable[[Broker], T]) -> T:
         """Ask the broker something, when nobody else uses it.
@@ -110,23 +102,30 @@ class Door:
         Raises:
             BrokerError: it cannot be asked.
         """
-        self._lock.acquire()
-        try:
-            self._inside = threading.get_ident()
-            return self._handle.look(at)
-        finally:
-            self._leave()
+        return self._within(lambda: self._handle.look(at))
 
     def close(self) -> None:
         """Close the broker when nobody uses it; the next to come opens it again."""
-        self._lock.acquire()
+        self._within(self._handle.close)
+
+    def _within(self, work: Callable[[], T]) -> T:
+        """Do something with the broker when nobody else uses it."""
+        self._refuse_to_enter_twice()
         try:
-            self._handle.close()
+            self._lock.acquire()
+            self._inside = threading.get_ident()
+            return work()
         finally:
             self._leave()
 
+    def _refuse_to_enter_twice(self) -> None:
+        if self._inside == threading.get_ident():
+            raise BrokerBusy(
+                "this thread is enqueueing already: it was called from a signal handler or"
+                " a finalizer that interrupted another call; set a flag there instead"
+            )
+
     def _publish_waiting(self) -> None:
-        self._inside = threading.get_ident()
         waiting, size = self._waiting, 0
         batch: list[Waiter] = []
         while waiting and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
@@ -148,11 +147,11 @@ class Door:
             raise
 
     def _leave(self) -> None:
-        self._inside = None
-        self._lock.release()
-        self._wake_next()
-
-    def _wake_next(self) -> None:
+        """Let the next one in; for whoever was interrupted on the way in, or while waiting, too."""
+        if self._inside == threading.get_ident():
+            self._inside = None
+        with suppress(RuntimeError):  # another thread has it
+            self._lock.release()
         if self._waiting:
             with suppress(IndexError):  # another thread took it along just now
                 self._waiting[0].wake()

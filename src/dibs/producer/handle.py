@@ -88,7 +88,7 @@ class Handle:
         if answers.count(STORED) == len(messages):
             return list(ids)
         return [
-            message.id if type(answer) is Stored else _verdict(message, answer, broker)
+            message.id if type(answer) is Stored else verdict(message, answer, broker)
             for message, answer in zip(messages, answers, strict=True)
         ]
 
@@ -146,7 +146,8 @@ class Handle:
         return answers
 
 
-def _verdict(message: Message, answer: Published, broker: Broker) -> Verdict:
+def verdict(message: Message, answer: Published, broker: Broker) -> Verdict:
+    """Return what an answer other than `Stored` means to whoever enqueued."""
     if isinstance(answer, Duplicate):  # of itself, if an earlier try had taken effect
         return answer.id
     if isinstance(answer, Refused):

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
-from dibs.brokers.contract import Broker
+from dibs.brokers.contract import Broker, CallersConnection, Stored
 from dibs.brokers.url import absolute, open_broker
 from dibs.clock import Clock, Randomness
-from dibs.errors import DibsError, EnqueueWhileImporting
+from dibs.errors import DibsError, EnqueueWhileImporting, OptionError
 from dibs.message import Message, Result
 from dibs.producer.door import Door
-from dibs.producer.handle import Handle, own
+from dibs.producer.handle import Handle, own, verdict
 from dibs.producer.ids import Ids
 
 if TYPE_CHECKING:
@@ -74,10 +74,22 @@ class Producer:
         """Store a message; return the id of the job that there is now: its own, or the first's."""
         if _Process.importing:
             raise _enqueued_while_importing()
-        verdict = self._door.publish(message)
-        if isinstance(verdict, bytes):
-            return verdict
-        raise own(verdict)
+        found = self._door.publish(message)
+        if isinstance(found, bytes):
+            return found
+        raise own(found)
+
+    def publish_on(self, connection: CallersConnection, message: Message) -> bytes:
+        """Store a message in the transaction of a caller's connection, as `publish` does."""
+        if _Process.importing:
+            raise _enqueued_while_importing()
+        # Not within the door: that transaction may wait, and is nobody else's affair.
+        broker = self._door.look(lambda broker: broker)
+        (answer,) = broker.publish_on(connection, [message])
+        found = message.id if isinstance(answer, Stored) else verdict(message, answer, broker)
+        if isinstance(found, bytes):
+            return found
+        raise found
 
     def apublish(self, message: Message) -> "asyncio.Future[bytes]":
         """Return what the running event loop waits for until a message is stored."""
@@ -104,7 +116,16 @@ class Producer:
         return stream.stored
 
     def end_of(self, key: bytes, timeout: float | None) -> "concurrent.futures.Future[Result]":
-        """Return what will have the end of a job, or `TimeoutError` after so many seconds."""
+        """Return what will have the end of a job, or `TimeoutError` after so many seconds.
+
+        Raises:
+            OptionError: it is negative, or NaN.
+        """
+        # Asked in this way round, NaN is refused too.
+        if timeout is not None and not timeout >= 0:
+            raise OptionError(
+                f"`timeout` is {timeout!r}: give seconds from 0 on, or None for as long as it takes"
+            )
         with self._watching:  # two threads that wait for the first time must share one watcher
             if self._watcher is None:
                 from dibs.producer.watcher import Watcher  # most programs never wait

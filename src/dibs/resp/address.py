@@ -5,7 +5,7 @@ Must never: put a password into a text.
 Called by: the Redis broker's `open_url` and `open_redis`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -31,11 +31,26 @@ class Connecting(Protocol):
 
 
 class Address(Struct, frozen=True):
-    """How a connection is made, and how that is shown to people: without secrets."""
+    """How a connection is made, and how that is shown to people: without secrets.
+
+    `client` is the ready-made one that this is the address of, if it is: what asks sentinels must
+    live as long as somebody may ask.
+    """
 
     shown: str
     kind: Callable[..., Connecting]
     settings: Mapping[str, Any]
+    client: object = None
+
+    def greeting(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the commands with which a new connection begins."""
+        user, password = self.settings.get("username"), self.settings.get("password")
+        provider = self.settings.get("credential_provider")
+        known = provider.get_credentials() if provider else (user, password)
+        if words := [word for word in known if word]:
+            yield ("AUTH", *words)
+        if number := self.settings.get("db"):
+            yield ("SELECT", number)
 
 
 def address_of(url: str, options: Mapping[str, str]) -> tuple[Address, dict[str, str]]:
@@ -75,7 +90,7 @@ def address_in(client: Redis) -> Address:
     """Return where a ready-made client's pool connects to, and as it does."""
     pool = client.connection_pool
     settings: dict[str, Any] = pool.connection_kwargs
-    place = (
-        settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', PORT)}"
-    )
-    return Address(f"redis://{place}/{settings.get('db', 0)}", pool.connection_class, settings)
+    host, port = settings.get("host", "localhost"), settings.get("port", PORT)
+    place = settings.get("path") or getattr(pool, "service_name", None) or f"{host}:{port}"
+    shown = f"redis://{place}/{settings.get('db', 0)}"
+    return Address(shown, pool.connection_class, settings, client)

@@ -39,6 +39,11 @@ KINDS: dict[str, type[BrokerError]] = {
 _socket_of = attrgetter("_sock")  # redis-py hands it out no other way
 
 
+def _say_nothing(connection: object) -> None:
+    """Stand in for what redis-py would say on a new connection."""
+    del connection
+
+
 class NoAnswer(BrokerUnavailable):
     """The request left and its answer did not come: it may or may not have taken effect."""
 
@@ -112,10 +117,7 @@ class Link:
         return self._told(self._answer(command))
 
     def socket(self) -> socket.socket:
-        """Return the socket, of a new connection if there was none."""
-        if self._connection is None:
-            self._open()
-        assert self._connection is not None
+        """Return the socket of the connection that the last call left open."""
         found = _socket_of(self._connection)
         assert isinstance(found, socket.socket)
         return found
@@ -126,45 +128,55 @@ class Link:
         if connection is not None:
             connection.disconnect()
 
-    def _open(self) -> None:
-        settings = {
-            **self.address.settings,
-            "protocol": 2,
-            "retry": Retry(NoBackoff(), 0),  # whoever calls has the patience
-            "retry_on_error": [],
-            "retry_on_timeout": False,
-            "health_check_interval": 0,
-            # Each of several steps: the connection, TLS, the server's first answers.
-            "socket_connect_timeout": self._limit / 2,
-            "socket_timeout": self._limit / 2,
-        }
-        connection = self.address.kind(**settings)
-        try:
-            connection.connect()
-        except (RedisError, OSError) as exc:
-            connection.disconnect()
-            raise BrokerUnavailable(f"{self.address.shown}: {exc}") from exc
-        self._reader = hiredis.Reader()
-        self._connection = connection
-
     def _answer(self, command: tuple[Any, ...]) -> Any:
         deadline = self._clock.monotonic() + self._limit
-        stream = self.socket()
+        if self._connection is None:
+            self._open(deadline)
         try:
-            stream.settimeout(self._left(deadline))
-            stream.sendall(hiredis.pack_command(command))
-            while (answer := self._reader.gets()) is False:
-                stream.settimeout(self._left(deadline))
-                received = stream.recv(READ_BYTES)
-                if not received:
-                    raise ConnectionResetError("the server closed the connection")
-                self._reader.feed(received)
+            return self._exchanged(command, deadline)
         except (OSError, hiredis.ProtocolError) as exc:
             self.close()
             raise NoAnswer(f"{self.address.shown}: no answer: {exc}") from exc
         except BaseException:
             self.close()  # cut short by a signal: what comes next would read this answer
             raise
+
+    def _open(self, deadline: float) -> None:
+        """Connect, and say who we are: by hand, since redis-py waits for each byte anew."""
+        step = self._left(deadline) / 3  # one for the connection, one for TLS, one for the rest
+        own: dict[str, Any] = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),  # whoever calls has the patience
+            "retry_on_error": [],
+            "retry_on_timeout": False,
+            "health_check_interval": 0,
+            "socket_connect_timeout": step,
+            "socket_timeout": step,
+            "redis_connect_func": _say_nothing,
+        }
+        connection = self.address.kind(**{**self.address.settings, **own})
+        try:
+            connection.connect()
+            self._connection, self._reader = connection, hiredis.Reader()
+            for command in self.address.greeting():
+                answer = self._exchanged(command, deadline)
+                if isinstance(answer, hiredis.ReplyError):
+                    raise RedisError(answer)
+        except (RedisError, OSError, hiredis.ProtocolError) as exc:
+            connection.disconnect()
+            self._connection = None
+            raise BrokerUnavailable(f"{self.address.shown}: {exc}") from exc
+
+    def _exchanged(self, command: tuple[Any, ...], deadline: float) -> Any:
+        stream = _socket_of(self._connection)
+        stream.settimeout(self._left(deadline))
+        stream.sendall(hiredis.pack_command(command))
+        while (answer := self._reader.gets()) is False:
+            stream.settimeout(self._left(deadline))
+            received = stream.recv(READ_BYTES)
+            if not received:
+                raise ConnectionResetError("the server closed the connection")
+            self._reader.feed(received)
         return answer
 
     def _left(self, deadline: float) -> float:

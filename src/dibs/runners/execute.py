@@ -59,8 +59,6 @@ def failed(task: AnyTask, job: JobContext, exc: BaseException) -> Outcome:
     """
     if isinstance(exc, PayloadError):
         return DeadLetter("undecodable", describe(exc))
-    if isinstance(exc, ResultError):
-        return DeadLetter("unencodable_result", describe(exc), "failure")
     if job.stop_reason == "timeout":
         return _timed_out(task, job)
     match exc:
@@ -103,21 +101,29 @@ def _asked(exc: Retry | Reject) -> Error:
 def returned(task: AnyTask, value: object, job: JobContext) -> Outcome | None:
     """Return the outcome of a run that returned `value`; None stands for a plain `Ack()`.
 
-    One that was told that its time is over has failed, however it ended (law 10 of the design).
-
-    Raises:
-        ResultError: the value is to be kept, and is no JSON; or it is a coroutine.
+    One that was told that its time is over has failed, however it ended (law 10 of the design). The
+    job is a dead letter if the value is to be kept, and is no JSON; or if it is a coroutine.
     """
     if job.stop_reason == "timeout":
         return _timed_out(task, job)
     if value is not None and hasattr(value, "__await__"):
-        raise ResultError(
+        return _unencodable(
             f"`{task.name}` returned an awaitable that nobody awaits, so nothing was done: make the"
             " task, or the decorator around it, as an `async def`"
         )
     if not task.info.keep_result_ms:
         return None
-    return Ack(task.codec.encode_result(value), task.info.keep_result_ms)
+    try:
+        result = task.codec.encode_result(value)
+    except ResultError as exc:
+        return _unencodable(str(exc))
+    return Ack(result, task.info.keep_result_ms)
+
+
+def _unencodable(why: str) -> DeadLetter:
+    """Give up, without a traceback: there is no line of the task's own where it happened."""
+    error = Error("dibs.errors.ResultError", _clean(why[:_MAX_TEXT]), "")
+    return DeadLetter("unencodable_result", error, "failure")
 
 
 class SlowTasks:

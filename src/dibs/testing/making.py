@@ -116,6 +116,7 @@ def refused_fields(capabilities: Capabilities) -> dict[str, tuple[dict[str, Any]
     """Return what every broker must refuse: a name for it, the fields, a word of the reason."""
     over = "x" * (capabilities.payload_limit + 1)
     longest_lease_ms = capabilities.longest_lease_ms or MAX_DURATION_MS
+    longest_run_ms = capabilities.longest_run_ms or MAX_DURATION_MS
     table: dict[str, tuple[dict[str, Any], str]] = {
         "arguments over the limit": ({"args": over.encode()}, "arguments"),
         "65 headers": ({"headers": {str(n): "" for n in range(MAX_HEADERS + 1)}}, "headers"),
@@ -130,6 +131,7 @@ def refused_fields(capabilities: Capabilities) -> dict[str, tuple[dict[str, Any]
         "due beyond 64 bits": ({"due_ms": 2**70}, "due"),
         "timeout 0": ({"timeout_ms": 0}, "timeout"),
         "timeout over ten years": ({"timeout_ms": MAX_DURATION_MS + 1}, "timeout"),
+        "timeout over the longest": ({"timeout_ms": longest_run_ms + 1}, "timeout"),
     }
     for size in (0, 15, 17):
         table[f"id of {size}"] = {"id": b"i" * size}, "id"
@@ -172,7 +174,7 @@ def lawful_fields(capabilities: Capabilities) -> dict[str, dict[str, Any]]:
             "visibility_timeout_ms": capabilities.longest_lease_ms or MAX_DURATION_MS
         },
         "shortest timeout": {"timeout_ms": 1},
-        "longest timeout": {"timeout_ms": MAX_DURATION_MS},
+        "longest timeout": {"timeout_ms": capabilities.longest_run_ms or MAX_DURATION_MS},
         "budgets of 1": {"max_attempts": 1, "max_crashes": 1, "max_lost": 1},
         "largest budgets": {f"max_{n}": MAX_BUDGET for n in ("attempts", "crashes", "lost")},
         "id of zeros": {"id": bytes(16)},

@@ -7,7 +7,7 @@ Called by: the settler, the upkeep and the pump, around every call of the broker
 """
 
 from dibs.clock import Clock
-from dibs.errors import BrokerError
+from dibs.errors import BrokerDamaged, BrokerError
 from dibs.events import BrokerBack, BrokerTrouble, Observer
 
 FIRST_RETRY_SECONDS = 0.05
@@ -30,7 +30,13 @@ class Patience:
         return now >= self.retry_at
 
     def failed(self, error: BrokerError) -> None:
-        """Note that a call failed: the wait counts from its end, which may be seconds after."""
+        """Note that a call failed: the wait counts from its end, which may be seconds after.
+
+        Raises:
+            BrokerDamaged: that is what failed, and no patience helps.
+        """
+        if isinstance(error, BrokerDamaged):
+            raise error
         now = self._clock.monotonic()
         if self._since is None:
             self._since = now

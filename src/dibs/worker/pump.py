@@ -78,7 +78,7 @@ class Pump:
         """Id of the job that a crash met last begun: what crashes mostly does so at its start."""
         self._lacked: dict[str, float] = {}
         """The tasks that jobs came for and this worker lacks, and since when."""
-        self._claim_at = 0.0
+        self._claim_at = self._attend_at = 0.0
         self._look_behind_at = 0.0
         """When to claim again from a queue whose process jobs wait for a runner here."""
         self._stopping = False
@@ -101,6 +101,7 @@ class Pump:
             self._claim_at = now  # one more look before anybody calls this drained
         self._upkeep.extend(now)
         self._upkeep.watch(now)
+        self._attend(now)
         self._claim(now)
         self._serve_waiting(now)
         self.settler.settle(now, len(self.leases))
@@ -200,10 +201,11 @@ class Pump:
     def _claim(self, now: float) -> None:
         if self._stopping or now < self._claim_at or not self._patience.allows(now):
             return
-        room = min(self._room(now), self._broker.capabilities.batch_limit)
+        # Not `now`: settling took its time, and the room is looked at again as of this moment.
+        asked_at = self._clock.monotonic()
+        room = min(self._room(asked_at), self._broker.capabilities.batch_limit)
         if room <= 0:
             return
-        asked_at = self._clock.monotonic()
         try:
             claim = self._broker.claim(self._open_queues(now), room)
         except BrokerError as exc:
@@ -223,6 +225,13 @@ class Pump:
     def _is_empty(self, claim: Claim) -> bool:
         """Whether a claim says that nothing is left; one that says "look at once" knows of more."""
         return not claim.leases and not self.held and claim.next_in != 0 and claim.sure
+
+    def _attend(self, now: float) -> None:
+        """Call a broker that takes silence for death, also when there is nothing to ask it."""
+        every = self._broker.capabilities.attend_seconds
+        if every is not None and now >= self._attend_at and self._patience.allows(now):
+            self._attend_at = now + every
+            self._idle()
 
     def _idle(self) -> None:
         try:
@@ -339,6 +348,8 @@ class Pump:
             times.append(self._patience.retry_at)
         else:
             times.append(self.leases.next_extend)
+            if self._broker.capabilities.attend_seconds is not None:
+                times.append(self._attend_at)
             if not self._stopping and self._room(now) > 0:
                 times.append(max(self._claim_at, now))
         at = min(times)

@@ -53,6 +53,12 @@ def wait_for_work(pipe: Connection, folder: Path, queue: str, name: bytes) -> No
     pipe.recv()
 
 
+def hang_up(pipe: Connection, folder: Path, name: bytes) -> None:
+    Bells(folder, name).fd()
+    pipe.send("hung up")
+    pipe.recv()
+
+
 def wait_for_end(pipe: Connection, folder: Path, awaited: bytes, name: bytes) -> None:
     bells = Bells(folder, name)
     bells.fd()

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from dibs.brokers.sqlite import SqliteBroker
+from dibs.local import bells
 from dibs.local.bells import Bells
 from dibs.message import Ack, Result
 from dibs.testing.making import claim, claim_one, ids, message, messages, publish, settle
-from tests.unit.sqlite.children import child, wait_for_end, wait_for_work
+from tests.unit.sqlite.children import child, hang_up, wait_for_end, wait_for_work
 from tests.unit.sqlite.conftest import Open
 
 
@@ -156,6 +157,72 @@ def test_the_wishes_of_a_dead_process_are_buried(open_broker: Open, path: Path) 
     assert rung(alive)
     alive.close()
     assert bells_of(path) == ["ends"]
+
+
+def test_what_dead_waiters_left_is_buried_though_nothing_would_ring_it(
+    broker: SqliteBroker, path: Path
+) -> None:
+    """Killed while it was busy: its FIFO has no entry, and nobody waits for an end."""
+    alive = Bells(path.with_name("photos.db-bells"), b"alive")
+    alive.fd()
+    before = set(bells_of(path))
+    with child(hang_up, path.with_name("photos.db-bells"), b"dead") as (_, pipe):
+        assert pipe.recv() == "hung up"
+        broker.idle()
+        assert len(bells_of(path)) == 2, "it lives, though it waits for nothing"
+    broker.idle()
+    assert set(bells_of(path)) == before
+    alive.close()
+
+
+def test_many_dead_are_buried_some_at_a_time(
+    broker: SqliteBroker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bells, "LOOKED_AT", 10)
+    folder = path.with_name("photos.db-bells")
+    living = [Bells(folder, bytes([n])) for n in range(15)]
+    for one in living:
+        one.fd()
+    for number in range(25):
+        os.mkfifo(folder / f"ff{number:02}")
+    left = [len(bells_of(path))]
+    while left[-1] > 15 and len(left) < 10:
+        broker.idle()
+        left.append(len(bells_of(path)))
+    assert left == [40, 40, 35, 25, 15], "ten are looked at in each, dead or alive"
+    for one in living:
+        one.close()
+
+
+def test_a_bell_that_is_being_hung_up_is_not_buried(broker: SqliteBroker, path: Path) -> None:
+    """Its owner has made it and not opened it yet, so it looks like a dead one's."""
+    waiter, opened = Bells(path.with_name("photos.db-bells"), b"w"), os.open
+
+    def idle_and_open(name: str, flags: int, *more: int) -> int:
+        broker.idle()
+        return opened(name, flags, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", idle_and_open)
+        fd = waiter.fd()
+    assert len(bells_of(path)) == 1
+    waiter.arm(["photos"])
+    publish(broker, message())
+    assert select.select([fd], [], [], 0)[0]
+    waiter.close()
+    assert bells_of(path) == []
+
+
+def test_a_bell_whose_owner_died_while_it_hung_it_up_is_buried_at_last(
+    broker: SqliteBroker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.with_name("photos.db-bells").mkdir()
+    os.mkfifo(path.with_name("photos.db-bells") / f"dead{bells.NEW}")
+    broker.idle()
+    assert len(bells_of(path)) == 1
+    monkeypatch.setattr(bells, "NEW_SECONDS", -1.0)
+    broker.idle()
+    assert bells_of(path) == []
 
 
 def test_nobody_who_waits_costs_an_acknowledgement_one_look(

@@ -18,6 +18,7 @@ from dibs.testing import ManualClock
 from dibs.testing.making import ERROR, claim, messages
 from tests.unit.sqlite.conftest import Open
 
+WHAT_WORKS = "nothing new is stored. What is stored is safe, and workers go on .* Free some, and"
 ROOM = RESERVE_BYTES + (12 << 20)
 
 
@@ -101,6 +102,8 @@ def prove(open_one: Callable[[], SqliteBroker]) -> None:
     broker = open_one()
     count = fill(broker)
     assert count > 1_000
+    with pytest.raises(BrokerFull, match=WHAT_WORKS):
+        broker.publish(messages(200, args=bytes(5_000)))
     (counts,) = broker.inspector().queues()
     assert counts.ready == count
     leases = claim(broker, limit=50)

@@ -1,7 +1,9 @@
 """Writers queue on a lock file, in turn, for a bounded time, and know who keeps them waiting."""
 
 import fcntl
+import itertools
 import os
+import random
 import signal
 import threading
 import time
@@ -14,6 +16,7 @@ from dibs.errors import BrokerBusy
 from dibs.local.lock import WriteLock
 from dibs.message import Ack, Settlement
 from dibs.testing.making import claim, claim_one, message, publish
+from tests.unit.alarm import raising_alarm
 from tests.unit.sqlite.children import child, stop_inside_a_commit
 from tests.unit.sqlite.conftest import Open
 
@@ -158,3 +161,46 @@ def test_two_brokers_of_one_process_take_turns(open_broker: Open) -> None:
     lease = claim_one(other)
     assert one.settle([Settlement(lease, Ack())])
     assert claim(other) == []
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_an_exception_between_two_steps_of_taking_the_lock_leaves_both_files_free(
+    path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal's handler raises it: whoever is interrupted there may never write again."""
+    calls = itertools.count(1)
+    flock = fcntl.flock
+
+    def interrupted(fd: int, operation: int) -> None:
+        flock(fd, operation)
+        if next(calls) == call:
+            raise KeyboardInterrupt
+
+    lock, other = WriteLock(path), WriteLock(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lock.acquire(1)
+    other.acquire(0)
+    other.close()
+    lock.close()
+
+
+def test_interrupted_at_any_moment_a_write_leaves_the_lock_to_others(
+    broker: SqliteBroker, path: Path
+) -> None:
+    chance = random.Random(4)
+    interrupted = 0
+    with raising_alarm():
+        for _ in range(1_000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 0.000_6))
+                publish(broker, message())
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+    assert interrupted > 100
+    other = WriteLock(path)
+    other.acquire(0)
+    other.close()
+    publish(broker, message())

@@ -58,6 +58,50 @@ def test_nobody_else_may_read_it_whatever_the_umask(
     assert set(modes.values()) == {0o600}
 
 
+def modes(path: Path) -> dict[str, int]:
+    names = (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")))
+    return {name.name: stat.S_IMODE(name.stat().st_mode) for name in names}
+
+
+def test_a_file_that_others_could_read_is_made_private_when_it_is_opened(
+    open_broker: Open, path: Path
+) -> None:
+    """It was made by another program, as a restored backup is, or with its log by a copy."""
+    first = open_broker()
+    publish(first, message())
+    for name in modes(path):
+        path.with_name(name).chmod(0o664)
+    second = open_broker()
+    assert modes(path) == dict.fromkeys(modes(path), 0o600)
+    first.close()
+    second.close()
+    path.chmod(0o644)
+    publish(open_broker(), message())
+    assert modes(path) == dict.fromkeys(modes(path), 0o600)
+
+
+@pytest.mark.parametrize("mode", [0o200, 0o400, 0o600, 0o755])
+def test_no_right_is_ever_given(path: Path, mode: int) -> None:
+    path.touch()
+    path.chmod(mode)
+    disk.make_private(path)
+    assert stat.S_IMODE(path.stat().st_mode) == mode & 0o600
+
+
+def test_a_file_of_somebody_else_or_of_another_program_keeps_its_mode(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with apsw.Connection(str(path)) as other:
+        other.execute("CREATE TABLE theirs(a)")
+    other.close()
+    path.chmod(0o644)
+    refused(path, BrokerRefused, "another program's database")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    disk.make_private(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
 def missing_folder(path: Path) -> Path:
     return path.parent / "missing" / path.name
 

@@ -20,7 +20,7 @@ from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.contract import APPLIED, GONE, MAX_DURATION_MS, STALE, STORED, UNKNOWN
 from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
-from dibs.brokers.redis.settings import LEVELS, findings, settings_of
+from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
 from dibs.errors import BrokerRefused, BrokerUnavailable, OptionError, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
@@ -55,18 +55,24 @@ class RedisBroker(contract.Broker):
         self._bell: Bell | None = None
         self._awaited: set[bytes] = set()
         self._turn = 0
-        level, note = LEVELS[settings_of(link).fsync]
+        self.url = link.address.shown
+        settings = settings_of(link)
+        if settings.cluster:
+            self._check(settings)  # nothing of it can be looked at
+        level, note = LEVELS[settings.fsync]
         self.capabilities = replace(self.capabilities, durability=level, durability_note=note)
         self.created = not link.call("EXISTS", f"{link.namespace}queues")
-        self.url = link.address.shown
 
     def declare(self, queues: Sequence[str]) -> None:
         """Note the queues' names, and check what the server is set to."""
         checks.queue_names(queues)
-        for found in findings(settings_of(self._link)):
+        self._check(settings_of(self._link))
+        self._run("declare", *queues)
+
+    def _check(self, settings: Settings) -> None:
+        for found in findings(settings):
             if found.verdict == "bad":
                 raise BrokerRefused(f"{self.url}: {found.what} is {found.found}: {found.advice}")
-        self._run("declare", *queues)
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Store messages, all that are no duplicates, in one step."""

@@ -134,7 +134,8 @@ class SqliteBroker(contract.Broker):
 
     def _wake_next(self, queues: Sequence[str]) -> None:
         if self._bells.waiting():
-            with contextlib.suppress(BrokerError):  # the leases are committed: they must get out
+            # The leases are committed: they must get out.
+            with contextlib.suppress(BrokerError), self._db.reading():
                 self._bells.ring(self._look(queues)[1])
 
     @property
@@ -150,11 +151,12 @@ class SqliteBroker(contract.Broker):
         return is_due, [known[number] for number, _ in rows if number]
 
     def _claimed(self, queues: Sequence[str], limit: int, rung: bool = False) -> contract.Claim:
-        # Whoever rang has told what a look would tell.
-        if limit > 0 and (rung or any(self._look(queues)) or self._has_expired()):
-            return self._db.write(partial(self._grant, queues, limit))
-        self._db.check_file()  # else an idle worker waits for ever for what is stored elsewhere
-        return contract.Claim([], self._next_in())
+        with self._db.reading():
+            # Whoever rang has told what a look would tell.
+            if limit > 0 and (rung or any(self._look(queues)) or self._has_expired()):
+                return self._db.write(partial(self._grant, queues, limit))
+            self._db.check_file()  # else an idle worker waits for ever for what is stored elsewhere
+            return contract.Claim([], self._next_in())
 
     def _grant(self, queues: Sequence[str], limit: int) -> contract.Claim:
         boot = self._clock.boot_ms()
@@ -304,8 +306,9 @@ class SqliteBroker(contract.Broker):
     def _results(self, ids: Sequence[bytes]) -> list[Result | None]:
         answers: list[Result | None] = [None] * len(ids)
         rows = self._run("results", carray(tuple(ids)), self._clock.wall_ms()) if ids else ()
-        for place, *row in rows:
-            answers[place] = result_of(ids[place], row)
+        with self._db.reading():
+            for place, *row in rows:
+                answers[place] = result_of(ids[place], row)
         return answers
 
     def inspector(self) -> contract.Inspector:

@@ -78,12 +78,16 @@ class SqliteInspector(Inspector):
         given = {"a": a, "b": b, "c": c, "first": first, "last": last, "limit": limit}
         rows = self._db.run(LISTINGS[state], **given, wall=wall, boot=boot)
         following = ".".join(map(str, rows[-1][-3:])) if len(rows) == limit else None
-        return Page([_view(row, wall, boot) for row in rows], following)
+        return Page(self._views(rows, wall, boot), following)
 
     def job(self, id: bytes) -> JobView | None:
         """Look one job up."""
         wall, boot = self._clock.wall_ms(), self._clock.boot_ms()
-        return next((_view(row, wall, boot) for row in self._db.run("job", id)), None)
+        return next(iter(self._views(self._db.run("job", id), wall, boot)), None)
+
+    def _views(self, rows: list[Any], wall: int, boot: int) -> list[JobView]:
+        with self._db.reading():
+            return [_view(row, wall, boot) for row in rows]
 
     def redrive(self, ids: Sequence[bytes]) -> list[Answered]:
         """Send dead letters back, all in one step, and ring for them."""

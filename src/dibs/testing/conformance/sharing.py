@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dibs.brokers.contract import Applied, Broker, Capabilities
+from dibs.brokers.contract import Applied, Broker, Capabilities, Stale
 from dibs.message import Ack
 from dibs.testing.clock import ManualClock
 from dibs.testing.conformance.cases import Cases
@@ -95,6 +95,10 @@ class Sharing(Cases):
             other.ask("publish", messages(1))
             held = other.ask("claim", 4)
         assert len(held) == 4
+        if not capabilities.leases_outlive:  # they are back at once, as lost
+            harness.let_pass(0)
+            assert sorted(lease.lost for lease in claim_all(broker)) == [0, 0, 1, 1, 1, 1]
+            return
         rest = claim_all(broker)
         assert len(rest) == 2
         for lease in rest:
@@ -125,4 +129,8 @@ class Sharing(Cases):
             theirs = other.ask("claim", 5)
             ours = claim_all(broker)
             assert sorted(ids(ours) + ids(theirs)) == sorted(ids(published))
+            if not capabilities.leases_outlive:
+                assert {settle(broker, lease, Ack()) for lease in theirs} == {Stale()}
+                assert claim_all(broker) == []
+                theirs = []
         assert {settle(broker, lease, Ack()) for lease in ours + theirs} == {Applied()}

@@ -1,0 +1,155 @@
+"""The connection on which messages arrive, and are acknowledged.
+
+Owns: the consumers, what they were delivered and nobody has settled, and each tag's end.
+Must never: acknowledge a tag twice, or one of another connection: the server would close the
+channel and give back all that it had delivered there.
+Called by: the adapter.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+
+from msgspec import Struct
+from pika.connection import Parameters
+from pika.frame import Method
+
+from dibs.amqp.frames import acked, returned
+from dibs.amqp.wire import Limit, Wire
+
+_EPOCH_BITS = 32
+"""Deliveries of one connection are fewer than so many bits can count."""
+
+
+class Consumer(Struct, gc=False):
+    """A wish for messages of a queue: `prefetch` of them at most that are not settled."""
+
+    queue: str
+    name: str
+    prefetch: int
+    unsettled: int = 0
+
+
+class Delivery(Struct, gc=False):
+    """A message that lies here. Nobody was granted it while its `fence` is 0."""
+
+    consumer: Consumer
+    properties: bytes
+    body: bytes
+    fence: int = 0
+    until: float = 0.0
+    arrived: float = 0.0
+
+    @property
+    def queue(self) -> str:
+        """The queue that it is of."""
+        return self.consumer.queue
+
+
+class Inbox(Wire):
+    """What the server delivers. A delivery's tag plus `epoch` is its own on all connections."""
+
+    def __init__(self, parameters: Parameters, limit: Limit, epoch: int) -> None:
+        self.epoch = epoch << _EPOCH_BITS
+        self.unsettled: dict[int, Delivery] = {}
+        """By tag, in the order of tags."""
+        self.ready: defaultdict[str, deque[int]] = defaultdict(deque)
+        """Tags of what nobody was granted yet, by queue."""
+        self.consumers: dict[str, Consumer] = {}
+        """By queue, those that may be delivered more."""
+        self._by_name: dict[bytes, Consumer] = {}
+        self._names = map(str, count())
+        self._came_back: set[int] = set()
+        self._newest = 0
+        super().__init__(parameters, limit, self._arrive)
+        self.line.add_on_cancel_callback(self._on_cancel)
+
+    def buffered(self) -> int:
+        """Return how many messages lie here that nobody was granted."""
+        return sum(map(len, self.ready.values()))
+
+    def at_hand(self) -> int:
+        """Return how many lie here ungranted, or may be delivered without being asked for."""
+        return self.buffered() + sum(map(self.credit, self.consumers))
+
+    def credit(self, queue: str) -> int:
+        """Return how many more messages of `queue` the server may deliver."""
+        consumer = self.consumers.get(queue)
+        return consumer.prefetch - consumer.unsettled if consumer else 0
+
+    def count(self, name: str, arguments: Mapping[str, object]) -> int:
+        """Return how many messages a queue of the server has ready; make it if it is not there."""
+        answer = self.ask("queue_declare", queue=name, durable=True, arguments=arguments)
+        return int(answer.message_count)
+
+    def listen(self, queue: str, name: str, prefetch: int) -> None:
+        """Have `prefetch` more messages of `queue` delivered: a consumer's prefetch is for good."""
+        self.mute(queue)
+        consumer = Consumer(queue, next(self._names), min(prefetch, 65_535))
+        self.consumers[queue] = self._by_name[consumer.name.encode()] = consumer
+        self.begin("basic_qos", prefetch_count=consumer.prefetch)
+        self.ask(
+            "basic_consume", queue=name, consumer_tag=consumer.name, on_message_callback=_nobody
+        )
+
+    def mute(self, queue: str) -> None:
+        """Have nothing more of `queue` delivered; what was stays."""
+        if consumer := self.consumers.pop(queue, None):
+            self.ask("basic_cancel", consumer_tag=consumer.name)
+
+    def fetch(self, queue: str, number: int, name: str, arguments: Mapping[str, object]) -> None:
+        """Wait until `number` messages of `queue` lie here, or the server has no more for us.
+
+        What a consumer is given at first comes after the answer to one request that asks its queue
+        something, and before the answer to a request made after that.
+        """
+        ready = self.ready[queue]
+        missing = number - len(ready)
+        if self.credit(queue) < missing:
+            self.listen(queue, name, missing)
+        for _ in range(2):
+            answers = self.begin("queue_declare", queue=name, durable=True, arguments=arguments)
+            while len(ready) < number and not answers:
+                self.wait_for_more()
+
+    def acknowledge(self, tags: Sequence[int]) -> None:
+        """End deliveries for good."""
+        for tag in tags:
+            self.unsettled.pop(tag).consumer.unsettled -= 1
+        kept = next(iter(self.unsettled), self._newest + 1)
+        whole = max((tag for tag in tags if tag < kept), default=0)
+        if whole:
+            self.send(acked(whole, all_before=True))
+        self.send(b"".join([acked(tag, all_before=False) for tag in tags if tag > kept]))
+
+    def give_back(self, tags: Iterable[int]) -> None:
+        """Let others have what was delivered: the server counts it as one more delivery."""
+        for tag in tags:
+            self.unsettled.pop(tag).consumer.unsettled -= 1
+            self._came_back.add(tag)
+            self.send(returned(tag))
+
+    def note_returns(self, tags: Iterable[int]) -> None:
+        """Remember of deliveries that their messages are still there, as other copies."""
+        self._came_back.update(tags)
+
+    def is_gone(self, tag: int) -> bool:
+        """Say whether a delivery was ended here, and its message with it."""
+        ended = 0 < tag <= self._newest and tag not in self.unsettled
+        return ended and tag not in self._came_back
+
+    def _arrive(self, name: bytes, tag: int, properties: bytes, body: bytes) -> None:
+        consumer = self._by_name[name]
+        consumer.unsettled += 1
+        self._newest = tag
+        self.unsettled[tag] = Delivery(consumer, properties, body)
+        self.ready[consumer.queue].append(tag)
+
+    def _on_cancel(self, frame: Method) -> None:
+        """Forget a consumer whose queue was deleted."""
+        consumer = self._by_name[frame.method.consumer_tag.encode()]
+        self.consumers.pop(consumer.queue, None)
+
+
+def _nobody(*_: object) -> None:
+    """Take what pika would hand on: deliveries pass it by."""

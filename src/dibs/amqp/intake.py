@@ -1,0 +1,190 @@
+"""What arrives, and who is granted it.
+
+Owns: when messages are asked for and how many, what becomes of those that came too early or cannot
+be read, and that nobody keeps what he has no room for.
+Must never: let go of a message whose copy is not confirmed.
+Called by: the adapter.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import MsgspecError, Struct
+
+from dibs.amqp import letters
+from dibs.amqp.inbox import Inbox
+from dibs.amqp.post import KEEPING, Post
+from dibs.amqp.press import Press, Sheet
+from dibs.amqp.turns import Turns
+from dibs.message import Error, Lease
+
+_LOOK_SECONDS = 1.0
+
+
+class Moment(Struct, frozen=True):
+    """When a claim was made, on the wall clock and on the monotonic one."""
+
+    wall_ms: int
+    now: float
+
+
+class Intake:
+    """What one holder is granted; `inbox` and `press` are connected when they are asked for."""
+
+    def __init__(self, post: Post, inbox: Callable[[], Inbox], press: Callable[[], Press]) -> None:
+        self._post = post
+        self._inbox = inbox
+        self._press = press
+        self._turns = Turns()
+        self._heard: Sequence[str] = ()
+        """What the last claim is rung for, and when it was looked for last."""
+        self._looked_at = -math.inf
+        self._soonest = math.inf
+        """When the first lease here runs out, or earlier."""
+
+    def claim(self, queues: Sequence[str], limit: int, at: Moment, *, rung: bool) -> list[Lease]:
+        """Grant up to `limit` messages, and have more delivered if they are to ring."""
+        inbox = self._inbox()
+        leases: list[Lease] = []
+        if inbox.buffered() and self._heard == queues and at.now - self._looked_at < _LOOK_SECONDS:
+            # Whoever was rung is answered at once: what comes later rings again.
+            there = {queue: len(inbox.ready[queue]) for queue in queues}
+            self._grant(inbox, self._turns.shares(there, limit), leases, at)
+        elif limit > 0 and queues:
+            queues = self._open(inbox, queues)
+            self.give_back(inbox, at.now, queues)
+            self._fetch(inbox, queues, limit, leases, at)
+            self._looked_at = at.now
+        wanted = limit - len(leases) if rung else 0
+        if wanted > 0:
+            self._listen(inbox, queues, wanted)
+        elif not rung or inbox.at_hand():
+            self.rest(inbox)
+        return leases
+
+    def give_back(self, inbox: Inbox, now: float, queues: Sequence[str] | None = None) -> None:
+        """Let others have the messages whose leases ran out."""
+        if now < self._soonest:
+            return
+        inbox.give_back(
+            [
+                tag
+                for tag, held in inbox.unsettled.items()
+                if held.fence and held.until <= now and (not queues or held.queue in queues)
+            ]
+        )
+        held = [one.until for one in inbox.unsettled.values() if one.fence]
+        self._soonest = min(held, default=math.inf)
+
+    def rest(self, inbox: Inbox) -> None:
+        """Have nothing more delivered, and put back what nobody was granted."""
+        self._heard = ()
+        for queue in list(inbox.consumers):
+            inbox.mute(queue)
+        self._put_back(inbox, list(inbox.ready))
+
+    def replace(self, inbox: Inbox, copies: Mapping[int, Sheet]) -> list[int]:
+        """Store copies, then end what they are copies of; return the tags of those."""
+        fates = self._post.send(self._press(), list(copies.values()))
+        stored = [tag for tag, fate in zip(copies, fates, strict=True) if fate == "stored"]
+        inbox.acknowledge(stored)
+        return stored
+
+    def _open(self, inbox: Inbox, queues: Sequence[str]) -> list[str]:
+        """Return the queues that are not paused; be rung when one of the others is resumed."""
+        paused = self._post.paused(self._press(), queues)
+        self._put_back(inbox, paused)
+        return [queue for queue in queues if queue not in paused]
+
+    def _fetch(
+        self,
+        inbox: Inbox,
+        queues: Sequence[str],
+        limit: int,
+        leases: list[Lease],
+        at: Moment,
+    ) -> None:
+        """Grant each queue's share of what is there; look again while some came too early."""
+        early = 1
+        while early and len(leases) < limit and inbox.limit.left() > inbox.limit.seconds / 2:
+            there = {queue: self._count(inbox, queue) for queue in queues}
+            shares = self._turns.shares(there, limit - len(leases))
+            for queue, share in shares.items():
+                if share > len(inbox.ready[queue]):
+                    inbox.fetch(queue, share, self._post.name("q", queue), KEEPING)
+            if early := self._grant(inbox, shares, leases, at):
+                # What their ends made room for may be on its way; a consumer's end waits for it.
+                for queue in queues:
+                    inbox.mute(queue)
+
+    def _count(self, inbox: Inbox, queue: str) -> int:
+        return inbox.count(self._post.name("q", queue), KEEPING) + len(inbox.ready[queue])
+
+    def _grant(
+        self, inbox: Inbox, shares: Mapping[str, int], leases: list[Lease], at: Moment
+    ) -> int:
+        """Grant what lies here up to each share; return how many were not, for they came early."""
+        elsewhere: dict[int, Sheet] = {}
+        for queue, share in shares.items():
+            ready = inbox.ready[queue]
+            for _ in range(min(share, len(ready))):
+                tag = ready.popleft()
+                held = inbox.unsettled[tag]
+                past = letters.past_of(held.properties)
+                if past.due_ms > at.wall_ms:
+                    elsewhere[tag] = self.delayed(queue, past, held.body, at.wall_ms)
+                    continue
+                try:
+                    message = letters.read(held.body).message
+                except MsgspecError as odd:
+                    elsewhere[tag] = self._unreadable(queue, past, held.body, odd)
+                    continue
+                held.fence = past.fence + 1
+                held.until = at.now + message.visibility_timeout_ms / 1_000
+                held.arrived = at.now
+                self._soonest = min(self._soonest, held.until)
+                counters = (held.fence, past.failures, past.crashes, past.lost)
+                until_ms = int(held.until * 1_000)
+                leases.append(Lease(message, *counters, until_ms, inbox.epoch + tag))
+        if elsewhere:
+            self.replace(inbox, elsewhere)
+        return len(elsewhere)
+
+    def delayed(self, queue: str, past: letters.Past, body: bytes, wall_ms: int) -> Sheet:
+        """Return a message for the rung of the ladder that its due time asks for."""
+        rung, expires_ms = self._post.rung(self._press(), past.due_ms - wall_ms)
+        properties = letters.properties_of(past, expires_ms=expires_ms)
+        return Sheet(rung, self._post.name("q", queue), properties, body)
+
+    def dead(self, queue: str, past: letters.Past, body: bytes, reason: str, error: Error) -> Sheet:
+        """Return a dead letter."""
+        name = self._post.dead(self._press(), queue)
+        more = {"reason": reason, "error": letters.shown(error)}
+        return Sheet("", name, letters.properties_of(past, more=more), body)
+
+    def _unreadable(self, queue: str, past: letters.Past, body: bytes, odd: Exception) -> Sheet:
+        error = Error(type(odd).__name__, f"not a message of dibs: {odd}")
+        return self.dead(queue, past, body, "undecodable", error)
+
+    def _put_back(self, inbox: Inbox, queues: Sequence[str]) -> None:
+        """Put back as copies what nobody was granted: to reject it would count as a loss."""
+        copies: dict[int, Sheet] = {}
+        for queue in queues:
+            for tag in inbox.ready.pop(queue, ()):
+                held = inbox.unsettled[tag]
+                properties = letters.properties_of(letters.past_of(held.properties))
+                copies[tag] = Sheet("", self._post.name("q", queue), properties, held.body)
+        if copies:
+            for tag in copies.keys() - self.replace(inbox, copies):
+                inbox.ready[inbox.unsettled[tag].queue].append(tag)
+
+    def _listen(self, inbox: Inbox, queues: Sequence[str], wanted: int) -> None:
+        """Have `wanted` more delivered of each queue, and nothing of others."""
+        for queue in inbox.consumers.keys() - set(queues):
+            inbox.mute(queue)
+            self._put_back(inbox, [queue])
+        for queue in queues:
+            # A new consumer costs three requests: the old one will do unless it hoards, or lacks.
+            if not wanted <= inbox.credit(queue) <= 2 * wanted:
+                inbox.listen(queue, self._post.name("q", queue), wanted)
+        self._heard = queues

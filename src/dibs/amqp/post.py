@@ -1,0 +1,152 @@
+"""The store as the server has it: which queues there are, and how messages get into them.
+
+Owns: every name on the server, and what is declared when.
+Must never: have a message confirmed that is in no queue.
+Called by: the adapter and its inspector.
+
+`PREFIX.q.QUEUE` is a queue, `PREFIX.dead.QUEUE` its dead letters, `PREFIX.delay.MS` a rung of the
+ladder, `PREFIX.queues` a list of the queues' names. What is true as long as a queue exists is asked
+by a message that the queue refuses: `PREFIX.store` (the store was made), `PREFIX.paused.QUEUE`.
+"""
+
+from collections.abc import Sequence
+
+from pika.exceptions import ChannelClosedByBroker
+from pika.spec import BasicProperties
+
+from dibs.amqp.ladder import Ladder
+from dibs.amqp.press import Fate, Press, Sheet
+from dibs.errors import BrokerRefused
+
+MARK: dict[str, object] = {"x-max-length": 0, "x-overflow": "reject-publish"}
+"""Arguments of a queue that says something by being there: it refuses every message."""
+
+KEEPING: dict[str, object] = {
+    "x-queue-type": "quorum",
+    "x-overflow": "reject-publish",  # should a policy limit it, it must not drop its oldest
+    "x-delivery-limit": 1_000_000,  # RabbitMQ 4 drops what came back 20 times, if nobody says
+}
+PERSISTENT = b"".join(BasicProperties(delivery_mode=2).encode())
+_PASSING = b"".join(BasicProperties(delivery_mode=1).encode())
+_PRECONDITION_FAILED = 406
+
+
+class Post:
+    """Names, declarations and publishing for one prefix."""
+
+    def __init__(self, prefix: str, ladder: Ladder) -> None:
+        self.prefix = prefix
+        self.ladder = ladder
+        self._made: set[str] = set()
+        self._paused: list[str] = []
+        self._watched: dict[str, Press] = {}
+
+    def name(self, kind: str, queue: str) -> str:
+        """Return the name of a queue of ours on the server."""
+        return f"{self.prefix}.{kind}.{queue}"
+
+    def found_store(self, press: Press) -> bool:
+        """Make the store if it is not there; say whether it was."""
+        if self.are_there(press, [f"{self.prefix}.store"]) == [True]:
+            return True
+        self.make(press, f"{self.prefix}.queues", KEEPING)
+        press.ask("exchange_declare", exchange=f"{self.prefix}.names", durable=True)
+        self.make(press, f"{self.prefix}.store", MARK)
+        return False
+
+    def are_there(self, press: Press, names: Sequence[str], exchange: str = "") -> list[bool]:
+        """Say which marks there are."""
+        fates = press.print([Sheet(exchange, name, _PASSING, b"") for name in names])
+        if press.why is not None:
+            raise press.why
+        return [fate != "unroutable" for fate in fates]
+
+    def declare(self, press: Press, queues: Sequence[str]) -> None:
+        """Make queues, and write down the names of those that are new."""
+        names = f"{self.prefix}.names"
+        for queue, known in zip(queues, self.are_there(press, queues, names), strict=True):
+            self.make(press, self.name("q", queue), KEEPING)
+            if not known:
+                press.print([Sheet("", f"{self.prefix}.queues", PERSISTENT, queue.encode())])
+                press.ask(
+                    "queue_bind", queue=f"{self.prefix}.store", exchange=names, routing_key=queue
+                )
+
+    def paused(self, press: Press, queues: Sequence[str]) -> list[str]:
+        """Return which of `queues` are paused, and have the resuming of each be heard on `press`.
+
+        While the server takes no messages it cannot be asked, and all is as it was.
+        """
+        if press.blocked:
+            return self._paused
+        marks = [self.name("paused", queue) for queue in queues]
+        there = self.are_there(press, marks)
+        for mark, paused in zip(marks, there, strict=True):
+            if paused and self._watched.get(mark) is not press:
+                press.ask(
+                    "basic_consume", queue=mark, on_message_callback=_nobody, consumer_tag=mark
+                )
+                self._watched[mark] = press
+            elif not paused:
+                self._watched.pop(mark, None)
+        self._paused = [queue for queue, paused in zip(queues, there, strict=True) if paused]
+        return self._paused
+
+    def count(self, press: Press, kind: str, queue: str) -> int:
+        """Return how many messages a queue of ours has ready; make it if it is not there."""
+        answer = press.ask(
+            "queue_declare", queue=self.name(kind, queue), durable=True, arguments=KEEPING
+        )
+        return int(answer.message_count)
+
+    def dead(self, press: Press, queue: str) -> str:
+        """Return the queue of dead letters of `queue`."""
+        name = self.name("dead", queue)
+        if name not in self._made:
+            self.make(press, name, KEEPING)
+        return name
+
+    def rung(self, press: Press, wait_ms: int) -> tuple[str, int | None]:
+        """Return the exchange that delays a message, and when it must have left at the latest."""
+        rung, expires_ms = self.ladder.rung(wait_ms)
+        if rung.name not in self._made:
+            self.make(press, rung.name, rung.arguments)
+            press.ask("exchange_declare", exchange=rung.name, exchange_type="fanout", durable=True)
+            press.ask("queue_bind", queue=rung.name, exchange=rung.name)
+        return rung.name, expires_ms
+
+    def send(self, press: Press, sheets: Sequence[Sheet]) -> list[Fate]:
+        """Publish; what has no queue any more, because somebody deleted it, is given one."""
+        fates = press.print(sheets)
+        lost = [index for index, fate in enumerate(fates) if fate == "unroutable"]
+        if lost and press.why is None:
+            for index in lost:
+                self._restore(press, sheets[index])
+            for index, fate in zip(lost, press.print([sheets[i] for i in lost]), strict=True):
+                fates[index] = fate
+        return fates
+
+    def _restore(self, press: Press, sheet: Sheet) -> None:
+        self._made.clear()
+        self.make(press, sheet.key, KEEPING)
+
+    def make(self, press: Press, name: str, arguments: dict[str, object]) -> None:
+        """Make a queue of the server, if it is not there.
+
+        Raises:
+            BrokerRefused: there is one of that name, made otherwise.
+        """
+        try:
+            press.ask("queue_declare", queue=name, durable=True, arguments=arguments)
+        except ChannelClosedByBroker as closed:
+            if closed.reply_code != _PRECONDITION_FAILED:
+                raise
+            raise BrokerRefused(
+                f"the server has a queue `{name}` of another kind ({closed.reply_text}):"
+                " delete it, or choose another `?prefix=`"
+            ) from closed
+        self._made.add(name)
+
+
+def _nobody(*_: object) -> None:
+    """Take a delivery that there never is: a mark refuses every message."""

@@ -1,0 +1,134 @@
+-- Storing messages, and ringing for them.
+
+-- publish: one array for each column, one element for each message; `places` gives their order, because
+-- what has unique keys is stored in the order of its keys, so that two publishers never wait for each
+-- other in a circle. Ids and keys are unique within one call. Answers a row for each message that was
+-- not stored: its place, and the id of the live message that has its id or key; none where that one
+-- ended in between, and the caller asks again.
+CREATE FUNCTION publish(
+  places integer[], ids uuid[], names text[], queue_of integer[], tasks text[], arguments bytea[],
+  dues bigint[], priorities smallint[], leases bigint[], timeouts bigint[], attempts integer[],
+  crashes integer[], losses integer[], keys text[], headings text[], versions bigint[]
+) RETURNS TABLE(place integer, holder uuid)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+  now constant bigint := now_ms();
+  base constant bigint := nextval('place');
+  numbers integer[];
+  stored integer;
+BEGIN
+  PERFORM declare_queues(names);
+  SELECT array_agg(q.no ORDER BY n.ordinality) INTO numbers
+  FROM unnest(names) WITH ORDINALITY n(name, ordinality) JOIN queue q ON q.name = n.name;
+  WITH new AS (
+    INSERT INTO message AS m(id, seq, due_ms, visibility_timeout_ms, timeout_ms, version, since_ms,
+      queue, max_attempts, max_crashes, max_lost, priority, task, unique_key, headers, args)
+    SELECT t.id, base + t.place, t.due, t.lease, t.timeout, t.version, now,
+      numbers[t.queue], t.attempts, t.crashes, t.losses, t.priority, t.task, t.key, t.headers, t.args
+    FROM unnest(places, ids, queue_of, tasks, arguments, dues, priorities, leases, timeouts, attempts,
+      crashes, losses, keys, headings, versions)
+      t(place, id, queue, task, args, due, priority, lease, timeout, attempts,
+      crashes, losses, key, headers, version)
+    ON CONFLICT DO NOTHING
+    RETURNING m.id, m.seq, m.queue, m.priority, m.due_ms
+  ), later AS (
+    INSERT INTO scheduled SELECT n.due_ms, n.seq, n.id, n.queue, 9 - n.priority FROM new n
+    WHERE n.due_ms > now
+  ), soon AS (
+    INSERT INTO ready SELECT n.queue, n.priority = 0, 9 - n.priority, n.seq, n.id FROM new n
+    WHERE n.due_ms <= now
+  )
+  SELECT count(*) INTO stored FROM new;
+  IF stored < cardinality(ids) THEN
+    RETURN QUERY SELECT t.place, coalesce(
+      (SELECT m.id FROM message m WHERE m.id = t.id),
+      (SELECT m.id FROM message m WHERE m.unique_key = t.key)
+    ) FROM unnest(places, ids, keys) t(place, id, key)
+    WHERE NOT EXISTS (SELECT FROM message m WHERE m.id = t.id AND m.seq = base + t.place);
+  END IF;
+END $$;
+
+-- Makes queues known; those that are cost a look.
+CREATE FUNCTION declare_queues(names text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+  IF EXISTS (SELECT FROM unnest(names) n WHERE NOT EXISTS (SELECT FROM queue q WHERE q.name = n)) THEN
+    INSERT INTO queue(name) SELECT n FROM unnest(names) n ORDER BY n ON CONFLICT DO NOTHING;
+  END IF;
+END $$;
+
+-- Rings one waiter for each of `names`, and all who await the end of one of `ended`. Called after the
+-- commit of what it tells of: a waiter first says that it waits and then looks, so either it sees what
+-- was committed, or it is seen here. Nothing is notified where nobody waits: a NOTIFY takes a lock of
+-- the whole cluster at its commit.
+CREATE FUNCTION ring(names text[], ended uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+DECLARE
+  name text;
+BEGIN
+  FOREACH name IN ARRAY names LOOP
+    PERFORM ring_one(name);
+  END LOOP;
+  IF ended IS NOT NULL AND EXISTS (SELECT FROM awaited) THEN
+    PERFORM pg_notify(a.channel, 'end') FROM (SELECT DISTINCT a.channel FROM awaited a
+      WHERE a.id = ANY(ended)) a;
+  END IF;
+END $$;
+
+-- Rings one armed waiter for a queue; returns whether there was one. Who waits holds an advisory lock:
+-- if it can be had, its holder is dead, and the ring would be lost on it.
+CREATE FUNCTION ring_one(name text) RETURNS boolean
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+  found_channel text;
+BEGIN
+  LOOP
+    SELECT w.channel INTO found_channel FROM waiter w WHERE w.armed AND name = ANY(w.queues)
+    LIMIT 1 FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+      RETURN false;
+    END IF;
+    IF pg_try_advisory_xact_lock(hashtextextended(found_channel, 0)) THEN
+      DELETE FROM waiter w WHERE w.channel = found_channel;
+    ELSE
+      UPDATE waiter w SET armed = false WHERE w.channel = found_channel;
+      PERFORM pg_notify(found_channel, 'work');
+      RETURN true;
+    END IF;
+  END LOOP;
+END $$;
+
+-- publish_here: one message, in the transaction of whoever calls it, and only in the store that is meant.
+-- Answers the id of the live message that has this id or key; null if this one was stored.
+-- Whoever waits is rung when that transaction commits. A worker that begins to wait before that is not
+-- seen from here: where none waits, all who are there are told.
+CREATE FUNCTION publish_here(
+  meant text, id text, queue text, task text, arguments text, due bigint, priority integer,
+  lease bigint, timeout bigint, attempts integer, crashes integer, losses integer, key text,
+  headings text, version bigint
+) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+DECLARE
+  answer record;
+BEGIN
+  IF NOT EXISTS (SELECT FROM meta WHERE store = meant::uuid) THEN
+    RETURN 'elsewhere';
+  END IF;
+  SELECT * INTO answer FROM publish(
+    ARRAY[0], ARRAY[id::uuid], ARRAY[queue], ARRAY[1], ARRAY[task], ARRAY[decode(arguments, 'hex')],
+    ARRAY[due], ARRAY[priority::smallint], ARRAY[lease], ARRAY[timeout], ARRAY[attempts],
+    ARRAY[crashes], ARRAY[losses], ARRAY[key], ARRAY[headings], ARRAY[version]);
+  IF FOUND THEN
+    RETURN coalesce(answer.holder::text, 'ended');
+  END IF;
+  IF NOT ring_one(queue) THEN
+    PERFORM pg_notify(w.channel, 'work') FROM waiter w WHERE queue = ANY(w.queues);
+  END IF;
+  RETURN 'stored';
+END $$;

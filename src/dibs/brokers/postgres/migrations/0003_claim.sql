@@ -1,0 +1,196 @@
+-- Claiming, and the wishes of those who wait.
+
+-- claim: up to `most` messages of the queues `names`, in turn. `floors` says for each queue after which
+-- `seq` its fresh messages are looked for; where there is none, all are. A floor is a hint of where the
+-- live rows begin: what it leaves out (another publisher committed late) waits until its holder looks
+-- without it.
+-- `me` is the channel of a caller who can be rung, else null: if it got all that it asked for, it waits
+-- no more, and the next who does is rung for what is left.
+-- Answers the leases, and a last row without an id. Its `expiry_ms` is in how many ms something falls due
+-- or runs out, null if never, or if there were as many leases as asked for. Its `lost` is 1 if the caller
+-- was armed up to here, 0 if it had been rung: that ring may still be on its way.
+--
+-- Its plan is forced. A plan is made before the tables were ever analysed, and kept for as long as the
+-- connection lives: so each scan is one range of an index in its order, and the planner is forbidden
+-- what else it might think of.
+CREATE FUNCTION claim(names text[], floors bigint[], most integer, me text) RETURNS TABLE(
+  id uuid, queue text, task text, args bytea, due_ms bigint, priority smallint,
+  visibility_timeout_ms bigint, timeout_ms bigint, max_attempts integer, max_crashes integer,
+  max_lost integer, unique_key text, headers text, version bigint, fence integer, failures integer,
+  crashes integer, lost integer, expiry_ms bigint, seq bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $$
+#variable_conflict use_column
+DECLARE
+  now constant bigint := now_ms();
+  room integer := most;
+  numbers integer[];
+  waiting integer[];
+  more integer[];
+  at integer;
+  share integer;
+  got integer;
+  after bigint;
+BEGIN
+  IF room > 0 THEN
+    PERFORM tidy(now);
+    -- What is paused, or not known yet, has nothing to be granted.
+    SELECT array_agg(q.no ORDER BY n.at), array_agg(q.no ORDER BY n.at) FILTER (WHERE NOT q.paused)
+    INTO numbers, waiting
+    FROM unnest(names) WITH ORDINALITY n(name, at) LEFT JOIN queue q ON q.name = n.name;
+  END IF;
+  WHILE room > 0 AND cardinality(waiting) > 0 LOOP
+    more := '{}';
+    FOR turn IN 1 .. cardinality(waiting) LOOP
+      at := array_position(numbers, waiting[turn]);
+      share := (room + cardinality(waiting) - turn) / (cardinality(waiting) - turn + 1);
+      after := floors[at];
+      LOOP
+        RETURN QUERY
+        WITH found AS MATERIALIZED (
+          SELECT lanes.place FROM (
+            SELECT back.* FROM (
+              SELECT r.ctid AS place, r.rank, r.seq FROM ready r
+              WHERE r.queue = numbers[at] AND NOT r.fresh
+              ORDER BY r.rank, r.seq LIMIT share FOR UPDATE SKIP LOCKED
+            ) back
+            UNION ALL
+            SELECT new.* FROM (
+              SELECT r.ctid AS place, r.rank, r.seq FROM ready r
+              WHERE r.queue = numbers[at] AND r.fresh AND r.rank = 9 AND r.seq > after
+              ORDER BY r.seq LIMIT share FOR UPDATE SKIP LOCKED
+            ) new
+          ) lanes ORDER BY lanes.rank, lanes.seq LIMIT share
+        ), taken AS (
+          DELETE FROM ready r USING found f WHERE r.ctid = f.place
+          RETURNING r.id, r.rank, r.seq, r.overdue
+        ), whole AS MATERIALIZED (
+          SELECT m.*, t.rank, t.overdue, now + m.visibility_timeout_ms AS until,
+            coalesce(t.overdue, m.fence) + 1 AS next_fence
+          FROM taken t JOIN message m ON m.id = t.id
+        ), granted AS (
+          INSERT INTO lease(id, seq, expiry_ms, fence, queue, rank)
+          SELECT w.id, w.seq, w.until, w.next_fence, w.queue, w.rank FROM whole w
+        ), counted AS (
+          UPDATE message m SET lost = m.lost + 1, fence = t.overdue
+          FROM taken t WHERE t.overdue IS NOT NULL AND m.id = t.id
+        )
+        SELECT w.id, names[at], w.task, w.args, w.due_ms, w.priority, w.visibility_timeout_ms,
+          w.timeout_ms, w.max_attempts, w.max_crashes, w.max_lost, w.unique_key, w.headers, w.version,
+          w.next_fence, w.failures, w.crashes, w.lost + (w.overdue IS NOT NULL)::integer,
+          w.until, w.seq
+        FROM whole w ORDER BY w.rank, w.seq;
+        GET DIAGNOSTICS got = ROW_COUNT;
+        EXIT WHEN got > 0 OR after < 0 OR share = 0;
+        after := -1;
+      END LOOP;
+      room := room - got;
+      IF got = share THEN
+        more := more || waiting[turn];
+      END IF;
+    END LOOP;
+    waiting := more;
+  END LOOP;
+  IF room = 0 THEN
+    UPDATE waiter w SET armed = false WHERE w.channel = me AND w.armed;
+    lost := FOUND::integer;
+    PERFORM ring_one(q.name) FROM queue q WHERE me IS NOT NULL AND q.name = ANY(names) AND NOT q.paused
+    AND EXISTS (SELECT FROM waiter w WHERE w.armed AND q.name = ANY(w.queues))
+    AND EXISTS (SELECT FROM ready r WHERE r.queue = q.no);
+  ELSE
+    lost := (SELECT w.armed::integer FROM waiter w WHERE w.channel = me);
+    expiry_ms := next_wait(now);
+  END IF;
+  RETURN NEXT;
+END $$;
+
+-- Moves on what only time moves, in every queue: what fell due, at each claim; once a second, for all
+-- workers together, the leases that ran out, and the results whose time is over.
+-- The second is enough: no lease is shorter. If more than a page is left, the next claim goes on.
+CREATE FUNCTION tidy(now bigint) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = on
+AS $$
+DECLARE
+  page constant integer := 5000;
+  moved integer;
+BEGIN
+  IF EXISTS (SELECT FROM scheduled s WHERE s.due_ms <= now) THEN
+    WITH due AS (
+      DELETE FROM scheduled WHERE ctid = ANY(ARRAY(
+        SELECT s.ctid FROM scheduled s WHERE s.due_ms <= now
+        ORDER BY s.due_ms, s.seq LIMIT page FOR UPDATE SKIP LOCKED))
+      RETURNING queue, rank, seq, id
+    )
+    INSERT INTO ready SELECT d.queue, false, d.rank, d.seq, d.id FROM due d;
+  END IF;
+  PERFORM FROM upkeep u WHERE u.next_ms NOT BETWEEN now + 1 AND now + 1000 FOR UPDATE SKIP LOCKED;
+  IF FOUND THEN
+    WITH over AS (
+      DELETE FROM lease WHERE ctid = ANY(ARRAY(
+        SELECT l.ctid FROM lease l WHERE l.expiry_ms <= now LIMIT page FOR UPDATE SKIP LOCKED))
+      RETURNING queue, rank, seq, id, fence
+    )
+    INSERT INTO ready SELECT o.queue, false, o.rank, o.seq, o.id, o.fence FROM over o;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    PERFORM prune_results(page);
+    UPDATE upkeep SET next_ms = CASE WHEN moved = page THEN now ELSE
+      least(now + 1000, (SELECT min(l.expiry_ms) FROM lease l WHERE l.expiry_ms > now)) END;
+  END IF;
+END $$;
+
+-- In how many ms time alone will change something, too early by up to a second at times; null if never.
+CREATE FUNCTION next_wait(now bigint) RETURNS bigint
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+  due bigint;
+  sweep bigint;
+BEGIN
+  SELECT s.due_ms INTO due FROM scheduled s ORDER BY s.due_ms LIMIT 1;
+  IF EXISTS (SELECT FROM lease) THEN
+    SELECT u.next_ms INTO sweep FROM upkeep u;
+  END IF;
+  RETURN CASE WHEN due IS NOT NULL OR sweep IS NOT NULL THEN greatest(1, least(due, sweep) - now) END;
+END $$;
+
+-- Drops results whose time is over, `most` at a time.
+CREATE FUNCTION prune_results(most integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+DECLARE
+  now constant bigint := now_ms();
+BEGIN
+  DELETE FROM result WHERE ctid = ANY(ARRAY(
+    SELECT r.ctid FROM result r WHERE r.expires_ms <= now
+    ORDER BY r.expires_ms LIMIT most FOR UPDATE SKIP LOCKED));
+END $$;
+
+-- arm: `me` wants to be rung for `names`. Asked before a claim, in a transaction of its own: what is
+-- committed after it rings, and what was before is found.
+CREATE FUNCTION arm(me text, names text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+  INSERT INTO waiter VALUES (me, names, true)
+  ON CONFLICT (channel) DO UPDATE SET queues = excluded.queues, armed = true;
+END $$;
+
+-- await_ends: `me` wants to be rung at the end of these messages, and of no others.
+CREATE FUNCTION await_ends(me text, ids uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+  DELETE FROM awaited a WHERE a.channel = me AND a.id <> ALL(ids);
+  INSERT INTO awaited SELECT me, t FROM unnest(ids) t ON CONFLICT DO NOTHING;
+END $$;
+
+-- forget: `me` waits no more.
+CREATE FUNCTION forget(me text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+  DELETE FROM waiter w WHERE w.channel = me;
+  DELETE FROM awaited a WHERE a.channel = me;
+END $$;

@@ -1,0 +1,118 @@
+"""Making connections: an address as libpq takes it, less the options that are ours.
+
+Owns: reading a URL, what is set on each new connection, and that making one has an end.
+Must never: show a password: libpq's errors name host and user only, and ours the redacted URL.
+Called by: adapters.
+"""
+
+import select
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from msgspec import Struct
+from psycopg import Connection, OperationalError, ProgrammingError, conninfo, pq
+
+from dibs.clock import Clock
+from dibs.errors import UrlError
+from dibs.spelling import did_you_mean
+
+_SETTINGS = {
+    # Less than the client's own limit, so that the server's answer, a certain no, comes first.
+    "statement_timeout": "4500",
+    "lock_timeout": "2000",
+    "idle_in_transaction_session_timeout": "10000",
+    "default_transaction_isolation": "read\\ committed",
+}
+_DEFAULTS = {
+    "application_name": "dibs",
+    "client_encoding": "UTF8",
+    "keepalives_idle": "10",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "5000",
+}
+SCHEMA = "dibs"
+_READY = {
+    int(pq.PollingStatus.READING): select.POLLIN,
+    int(pq.PollingStatus.WRITING): select.POLLOUT,
+}
+
+
+class Address(Struct, frozen=True):
+    """Where to connect to, by libpq's parameters, and what of the URL is ours.
+
+    `listen` False: a pooler gives each transaction another connection, which keeps no settings.
+    """
+
+    parameters: dict[str, Any]
+    schema: str
+    listen: bool
+
+    @property
+    def shown(self) -> str:
+        """The address for people: made anew of what is no secret."""
+        of = self.parameters
+        host, port = str(of.get("host", "localhost")), of.get("port")
+        by_socket = host.startswith(("/", "@"))
+        place = "" if by_socket else host if port is None else f"{host}:{port}"
+        query = {"host": host} if by_socket else {}
+        query |= {} if self.schema == SCHEMA else {"schema": self.schema}
+        text = urlencode(query, safe="/")
+        return f"postgresql://{place}/{of.get('dbname', '')}{'?' if text else ''}{text}"
+
+
+def address(url: str) -> Address:
+    """Read a URL as libpq does, less `schema=` and `listen=`.
+
+    Raises:
+        UrlError: it cannot be read, or has an option that nobody knows.
+    """
+    place, _, query = url.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
+    ours = {"schema": SCHEMA, "listen": "yes"}
+    theirs = [(name, value) for name, value in given if name not in ours]
+    keywords = [default.keyword.decode() for default in pq.Conninfo.get_defaults()]
+    for name, _ in theirs:
+        if name not in keywords:
+            guess = did_you_mean(name, (*ours, *keywords))
+            raise UrlError(f"a PostgreSQL URL has no option `{name}`{guess}")
+    try:
+        read = conninfo.conninfo_to_dict(f"{place}?{urlencode(theirs)}" if theirs else place)
+    except ProgrammingError:
+        raise UrlError(
+            "a PostgreSQL URL cannot be read: write postgresql://user:password@host:5432/database,"
+            " with %40 for an @ in a name or password"
+        ) from None
+    ours |= {name: value for name, value in given if name in ours}
+    if ours["listen"] not in {"yes", "no"} or not ours["schema"].isidentifier():
+        raise UrlError("of a PostgreSQL URL, `listen` is yes or no, and `schema` a plain name")
+    parameters = _DEFAULTS | {name: value for name, value in read.items() if value is not None}
+    listen = ours["listen"] == "yes"
+    if listen:
+        settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
+        parameters["options"] = f"{settings} {parameters.get('options', '')}".strip()
+    return Address(parameters, ours["schema"], listen)
+
+
+def dial(parameters: dict[str, Any], clock: Clock, seconds: float) -> Connection[Any]:
+    """Connect within so many seconds.
+
+    Raises:
+        psycopg.OperationalError: nobody answers, or the server says no.
+    """
+    deadline = clock.monotonic() + seconds
+    made = pq.PGconn.connect_start(conninfo.make_conninfo("", **parameters).encode())
+    status = made.connect_poll()
+    while status in _READY:
+        poll = select.poll()
+        poll.register(made.socket, _READY[status])
+        rest = deadline - clock.monotonic()
+        if rest <= 0 or not poll.poll(rest * 1_000):
+            made.finish()
+            raise OperationalError(f"it did not answer within {seconds:.3g} s")
+        status = made.connect_poll()
+    if status != pq.PollingStatus.OK:
+        text = made.error_message.decode(errors="replace").strip()
+        made.finish()
+        raise OperationalError(text)
+    return Connection(made)

@@ -1,0 +1,96 @@
+"""A schema in the database: made at the first use, brought up to date by `dibs migrate`.
+
+Owns: the order of migrations, and that one process at a time runs them.
+Must never: run one twice, or touch a schema that a newer dibs made.
+Called by: adapters, `dibs migrate`. A schema has a function `about()`, which tells its version.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from psycopg import Connection, Error, sql
+
+from dibs.errors import BrokerRefused, SchemaTooNew
+from dibs.libpq.session import Failed, meaning
+
+Step = Path
+"""A file `NNNN_name.sql`; the number of the last one is the version of the schema."""
+
+
+def migrate(
+    connection: Connection[Any],
+    schema: str,
+    steps: Sequence[Step],
+    shown: str,
+    *,
+    only_new: bool = False,
+) -> int:
+    """Run the steps that are missing, in one transaction; return the version before.
+
+    The connection is to be closed after this.
+
+    `only_new`: make a schema that is not there, and leave an old one as it is.
+
+    Raises:
+        SchemaTooNew: a newer dibs made it.
+        BrokerRefused: this role may not, or an old one is to be left.
+        BrokerUnavailable: the server went away, or somebody else is at it for too long.
+    """
+    try:
+        connection.autocommit = True
+        found = _version(connection, schema)
+        if found == 0 or (found < len(steps) and not only_new):
+            _lock(connection, schema)
+            # A transaction of its own, so that it sees what another process ran meanwhile.
+            with connection.transaction():
+                found = _version(connection, schema)
+                _run(connection, schema, found, steps)
+    except Error as error:
+        failed = Failed(error.sqlstate or "08006", str(error).partition("\n")[0])
+        if failed.state == "42501":
+            raise BrokerRefused(
+                f"{shown}: {failed}: a role that may create a schema must run `dibs migrate` first"
+            ) from error
+        raise meaning(failed, shown) from error
+    if found > len(steps):
+        raise SchemaTooNew(
+            f"{shown}: the schema {schema} has version {found}, and this dibs knows"
+            f" {len(steps)}: upgrade dibs; nothing was changed"
+        )
+    if 0 < found < len(steps) and only_new:
+        raise BrokerRefused(
+            f"{shown}: the schema {schema} has version {found}, and this dibs needs"
+            f" {len(steps)}: run `dibs migrate`"
+        )
+    return found
+
+
+def _version(connection: Connection[Any], schema: str) -> int:
+    name = sql.Identifier(schema)
+    about = sql.SQL("{}.about()").format(name).as_string(connection)
+    if connection.execute("SELECT to_regprocedure(%s) IS NULL", (about,)).fetchone() == (True,):
+        return 0
+    row = connection.execute(sql.SQL("SELECT version FROM {}.about()").format(name)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _lock(connection: Connection[Any], schema: str) -> None:
+    """Wait for one's turn, which ends with the connection.
+
+    The lock is of the database, for the schema may not be there yet.
+    """
+    connection.execute("SET lock_timeout = '4s'")
+    connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"dibs {schema}",))
+
+
+def _run(connection: Connection[Any], schema: str, done: int, steps: Sequence[Step]) -> None:
+    name = sql.Identifier(schema)
+    if not done:
+        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+    connection.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(name))
+    for number, path in enumerate(steps[done:], done + 1):
+        connection.execute(path.read_bytes())
+        connection.execute(
+            "INSERT INTO migration(version, name) VALUES (%s, %s)", (number, path.stem)
+        )

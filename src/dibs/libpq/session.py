@@ -1,0 +1,292 @@
+"""One connection to the server: calls of a schema's functions, each within its time.
+
+Owns: the connection (opened when it is needed, dropped at the first error, so that no late answer
+is ever taken for another), pipelines, the client's own time limit, and what an error means.
+Must never: hold SQL beyond the call of a function, or show a connection string.
+Called by: `listener`, adapters.
+
+It speaks `psycopg.pq`, libpq itself: a transaction and what comes after its commit leave in one
+packet, and every wait has an end, also when the server is stopped in the middle of an answer.
+"""
+
+import select
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from psycopg import Connection, Error, OperationalError, adapters, pq
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.types.string import ByteaBinaryLoader
+
+from dibs.clock import Clock
+from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable
+
+Connect = Callable[[float], Connection[Any]]
+"""Makes a connection, within so many seconds."""
+
+Row = tuple[Any, ...]
+Call = tuple[Any, ...]
+"""The name of a function, and its arguments: text, numbers, None, or an `arrays.Array`."""
+
+_TRIES = 3
+_ADAPTERS = AdaptersMap(adapters)
+_ADAPTERS.register_loader("uuid", ByteaBinaryLoader)  # an id is its bytes
+
+
+class Unanswered(BrokerUnavailable):
+    """The request left and no answer came: it may have taken effect."""
+
+
+class Failed(BrokerError):
+    """The server said no; `state` is its SQLSTATE. Nothing took effect."""
+
+    def __init__(self, state: str, text: str) -> None:
+        super().__init__(text)
+        self.state = state
+
+
+def reached(connect: Connect, seconds: float, shown: str) -> Connection[Any]:
+    """Connect.
+
+    Raises:
+        BrokerUnavailable: nobody answers, or the server says no.
+    """
+    try:
+        return connect(seconds)
+    except Error as error:
+        raise BrokerUnavailable(f"{shown} cannot be reached: {_first_line(error)}") from error
+
+
+class Session:
+    """A connection that is opened anew whenever it is gone.
+
+    `connect` is given the seconds it may take, `limit`, as every call is. `schema` is where the
+    functions are.
+    `persistent` False: each transaction may meet another connection of the server, behind a pooler.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        clock: Clock,
+        shown: str,
+        schema: str,
+        limit: float,
+        *,
+        persistent: bool = True,
+    ) -> None:
+        self.limit = limit
+        self.shown = shown
+        self.schema = schema
+        self._connect = connect
+        self._clock = clock
+        self._persistent = persistent
+        self._held: Connection[Any] | None = None
+        self._prepared: set[bytes] = set()
+        self._load = Transformer(_ADAPTERS)
+        self._deadline = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._held is not None
+
+    def call(self, *call: Any) -> list[Row]:
+        """Call one function; return its rows."""
+        return self.run([call])[0]
+
+    def run(
+        self, calls: Sequence[Call], *, before: Call | None = None, after: Call | None = None
+    ) -> list[list[Row]]:
+        """Call functions in one transaction; return the rows of each.
+
+        `before` is called in a transaction before that, and `after` in one after it, without a way
+        to the server and back in between; whatever becomes of them is nobody's affair.
+
+        Raises:
+            Unanswered: the connection was lost on the way, or no answer came in time.
+            BrokerUnavailable: there is no connection, and nothing left.
+            BrokerBusy, BrokerFull, BrokerRefused: the server said no.
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return self._run([[before] if before else [], calls, [after] if after else []])
+            except Failed as error:
+                if not tries_left or error.state not in {"40001", "40P01"}:
+                    raise meaning(error, self.shown) from error
+        raise AssertionError
+
+    def execute(self, *statements: str) -> list[list[Row]]:
+        """Run statements without values in one transaction; return the rows of each."""
+        return self.run([("", statement) for statement in statements])
+
+    def close(self) -> None:
+        """Drop the connection."""
+        held, self._held = self._held, None
+        self._prepared.clear()
+        if held is not None:
+            held.close()
+
+    def socket(self) -> int:
+        """Return the descriptor of the connection, which is opened if need be."""
+        return self._opened().socket
+
+    def notified(self) -> list[bytes] | None:
+        """Return what notifications have come, without waiting; None if there is no connection."""
+        if self._held is None:
+            return None
+        connection = self._held.pgconn
+        try:
+            connection.consume_input()
+        except Error:
+            self.close()
+            return None
+        found = []
+        while note := connection.notifies():
+            found.append(note.extra)
+        return found
+
+    def _opened(self) -> pq.abc.PGconn:
+        self._deadline = self._clock.monotonic() + self.limit
+        if self._held is not None and _is_lost(self._held.pgconn):
+            self.close()  # nothing was sent, so nothing is unknown: it is made anew
+        if self._held is None:
+            held = reached(self._connect, self.limit, self.shown)
+            held.pgconn.nonblocking = 1
+            held.pgconn.enter_pipeline_mode()
+            self._held = held
+        return self._held.pgconn
+
+    def _run(self, transactions: Sequence[Sequence[Call]]) -> list[list[Row]]:
+        """Run three transactions, of which the second counts."""
+        connection = self._opened()
+        _, calls, _ = transactions
+        found: list[list[list[Row]]] = [[] for _ in transactions]
+        failed: list[list[Failed]] = [[] for _ in transactions]
+        sent: list[list[bool]] = []
+        try:
+            for transaction in transactions:
+                sent.append([self._send(connection, call) for call in transaction])
+                connection.pipeline_sync()
+            for each, answers, failures in zip(sent, found, failed, strict=True):
+                self._receive(connection, each, answers, failures)
+        except Error as error:
+            lost = connection.status == pq.ConnStatus.BAD
+            self.close()
+            if failed[1] or len(found[1]) < len(calls):
+                why = "the connection was lost" if lost else _first_line(error)
+                raise Unanswered(f"{self.shown}: {why}") from error
+        except BaseException:
+            self.close()  # an answer may be on its way, and must not be taken for another's
+            raise
+        if any(failed) and any(map(any, sent)):
+            self.close()  # nobody knows which statements the server has prepared
+        if failed[1]:
+            raise failed[1][0]
+        return found[1]
+
+    def _send(self, connection: pq.abc.PGconn, call: Call) -> bool:
+        """Send one call; return whether its statement was prepared before it."""
+        name, *values = call
+        if not name:
+            connection.send_query_params(values[0].encode(), None, result_format=1)
+            return False
+        columns, _, function = name.rpartition(" ")
+        places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+        sql = f'SELECT {columns or "*"} FROM "{self.schema}".{function}({places})'.encode()
+        data = [
+            value if value is None or isinstance(value, bytes) else str(value).encode()
+            for value in values
+        ]
+        formats = [int(isinstance(value, bytes)) for value in values]
+        if not self._persistent:
+            connection.send_query_params(sql, data, None, formats, 1)
+            return False
+        key = function.encode()
+        new = key not in self._prepared
+        if new:
+            connection.send_prepare(key, sql)
+            self._prepared.add(key)
+        connection.send_query_prepared(key, data, formats, 1)
+        return new
+
+    def _receive(
+        self,
+        connection: pq.abc.PGconn,
+        sent: list[bool],
+        answers: list[list[Row]],
+        failed: list[Failed],
+    ) -> None:
+        """Collect the answers up to the next commit."""
+        # Of each that was prepared, the first answer is about that.
+        about_calls = [yes for new in sent for yes in ((False, True) if new else (True,))]
+        while True:
+            answer = self._next(connection)
+            if answer.status == pq.ExecStatus.PIPELINE_SYNC:
+                return
+            about_call = about_calls.pop(0)
+            if answer.status == pq.ExecStatus.FATAL_ERROR:
+                failed.append(_failed(answer))
+            elif about_call and answer.status == pq.ExecStatus.TUPLES_OK:
+                self._load.set_pgresult(answer)
+                answers.append(self._load.load_rows(0, answer.ntuples, tuple))
+            elif about_call:
+                answers.append([])
+
+    def _next(self, connection: pq.abc.PGconn) -> pq.abc.PGresult:
+        while True:
+            while unsent := connection.flush():
+                self._wait(connection, select.POLLIN | select.POLLOUT * unsent)
+                connection.consume_input()
+            while connection.is_busy():
+                self._wait(connection, select.POLLIN)
+                connection.consume_input()
+            answer = connection.get_result()
+            if answer is not None:
+                return answer
+
+    def _wait(self, connection: pq.abc.PGconn, events: int) -> None:
+        rest = self._deadline - self._clock.monotonic()
+        poll = select.poll()
+        poll.register(connection.socket, events)
+        if rest <= 0 or not poll.poll(rest * 1_000):
+            raise OperationalError(f"no answer within {self.limit:.3g} s")
+
+
+def _is_lost(connection: pq.abc.PGconn) -> bool:
+    """Take in what came between two calls: it mostly is that the server went away."""
+    try:
+        poll = select.poll()
+        poll.register(connection.socket, select.POLLIN)
+        while connection.status == pq.ConnStatus.OK and poll.poll(0):
+            connection.consume_input()
+    except Error:
+        return True
+    return connection.status != pq.ConnStatus.OK
+
+
+def _failed(answer: pq.abc.PGresult) -> Failed:
+    state = answer.error_field(pq.DiagnosticField.SQLSTATE) or b""
+    text = answer.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"no reason given"
+    return Failed(state.decode(), text.decode(errors="replace"))
+
+
+def meaning(failed: Failed, shown: str) -> BrokerError:
+    """Return what the server's no means to whoever called."""
+    state, text = failed.state, f"{shown}: {failed} ({failed.state})"
+    if state[:2] == "53" and state != "53300":
+        return BrokerFull(f"{text}: nothing was stored; make room on the server, then go on")
+    if state in {"55P03", "57014", "40001", "40P01"}:
+        return BrokerBusy(f"{text}: another transaction holds what this one needs")
+    if state in {"42501", "3F000", "42P01", "42883"}:
+        return BrokerRefused(
+            f"{text}: grant this role what it needs (see docs/postgres.md), or let the owner of"
+            " the schema run `dibs migrate`"
+        )
+    if state[:2] == "57":
+        return Unanswered(text)  # it was shut down meanwhile: only a commit that was seen counts
+    return BrokerUnavailable(text)
+
+
+def _first_line(error: Exception) -> str:
+    """Return what happened; what follows the first line may be a connection string."""
+    return str(error).partition("\n")[0]

@@ -1,0 +1,142 @@
+"""A RabbitMQ server of the tests' own, from the system's package.
+
+Owns: its folder, its processes and their end: the server, and the port mapper without which Erlang
+does not start. Both listen on loopback only, on ports that were free. The server refuses root: for
+root it runs as the package's user.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.worker.workers import SECONDS, until
+
+_PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+_CONFIG = "listeners.tcp.local = 127.0.0.1:{port}\nloopback_users = none\n"
+_HELLO = b"AMQP\0\0\x09\x01"
+
+
+def programs() -> tuple[Path, str] | None:
+    """Return the paths of the server and of `epmd`, or None where they are not installed."""
+    epmd = shutil.which("epmd")
+    return (_PROGRAM, epmd) if epmd and _PROGRAM.exists() else None
+
+
+class Server:
+    """A server that is started, stopped and killed as a test likes, with its data and its port."""
+
+    def __init__(self, folder: Path, binaries: tuple[Path, str]) -> None:
+        self.folder = folder
+        self.port = _free_port()
+        self._binary, epmd = binaries
+        self._user = None if os.getuid() else "rabbitmq"
+        mapper = _free_port()
+        if self._user:
+            os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
+        (folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port), encoding="utf-8")
+        (folder / "plugins").write_text("[].\n", encoding="utf-8")
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(mapper),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+            "RABBITMQ_DIST_PORT": str(_free_port()),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_NODENAME": f"dibs{self.port}@localhost",
+        }
+        # In the foreground: as the daemon that the server would start it would outlive the tests.
+        self._mapper = self._run([epmd, "-port", str(mapper), "-address", "127.0.0.1"])
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def url(self, port: int | None = None) -> str:
+        """Return the broker's address here, or by way of `port`."""
+        return f"amqp://guest:guest@127.0.0.1:{port or self.port}/"
+
+    def start(self) -> None:
+        """Start the server, and wait until it speaks."""
+        self._server = server = self._run([self._binary])
+        until(lambda: self._speaks() or server.poll() is not None, "RabbitMQ is up")
+        assert server.poll() is None, (self.folder / "output").read_text(encoding="utf-8")
+
+    def stop(self) -> None:
+        """End the server in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server at once."""
+        self._end(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the server's processes."""
+        assert self._server is not None
+        os.killpg(self._server.pid, number)
+
+    def close(self) -> None:
+        """End what was started."""
+        if self._server is not None:
+            self.kill()
+        self._mapper.kill()
+        self._mapper.wait(SECONDS)
+
+    def _end(self, number: int) -> None:
+        assert self._server is not None
+        self.signal(number)
+        self._server.wait(SECONDS)
+        self._server = None
+
+    def _speaks(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as knock:
+                knock.settimeout(1)
+                knock.sendall(_HELLO)
+                return knock.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def _run(self, command: list[str | Path]) -> "subprocess.Popen[bytes]":
+        with (self.folder / "output").open("ab") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                user=self._user,
+                group=self._user,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+
+@contextmanager
+def serving(binaries: tuple[Path, str]) -> Iterator[Server]:
+    """Start a server, and end it after."""
+    # In memory where there is such a place: what is thrown away need not reach a disk first.
+    memory = Path("/dev/shm")
+    place = memory if os.access(memory, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="dibs-rabbitmq-", dir=place))
+    server = Server(folder, binaries)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+        shutil.rmtree(folder)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,301 @@
+"""The broker when its server is gone, slow, full, or set in a way that would lose jobs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from dibs.brokers.contract import Applied, Broker, Held, Stored, Unknown
+from dibs.brokers.postgres import open_url
+from dibs.brokers.url import redact
+from dibs.clock import SystemClock
+from dibs.errors import (
+    BrokerBusy,
+    BrokerFull,
+    BrokerRefused,
+    BrokerUnavailable,
+    PublishUnknown,
+    UrlError,
+)
+from dibs.message import Ack, Settlement
+from dibs.testing.conformance.waiting import rung
+from dibs.testing.making import claim, claim_all, claim_one, ids, message, messages, publish, settle
+from tests.servers.postgres import Server, programs, serving
+from tests.unit.postgres.conftest import Open
+
+
+@contextmanager
+def bounded(seconds: float = 5 + 1) -> Iterator[None]:
+    """See that what is done inside ends in time."""
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+@pytest.fixture
+def paused(server: Server) -> Iterator[Callable[[], None]]:
+    """Stops all processes of the server, and lets them go on in the end."""
+    yield server.pause
+    server.pause(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("verb", ["publish", "claim", "settle", "extend", "results", "declare"])
+def test_rule_26_a_stopped_server_holds_up_no_call(
+    opened: Open, paused: Callable[[], None], verb: str
+) -> None:
+    """Nobody can tell what became of what had left, and nobody says that he can."""
+    broker = opened()
+    publish(broker, *messages(2, visibility_timeout_ms=6_000))
+    lease = claim_one(broker)
+    paused()
+    with bounded(1 + 1):
+        if verb == "publish":
+            with pytest.raises(PublishUnknown):
+                broker.publish([message()])
+        elif verb == "settle":
+            assert broker.settle([Settlement(lease, Ack())]) == [Unknown()]
+        elif verb == "extend":
+            assert broker.extend([lease]) == [Unknown()]
+        else:
+            calls: dict[str, Callable[[], object]] = {
+                "claim": lambda: claim(broker),
+                "results": lambda: broker.results([lease.message.id]),
+                "declare": lambda: broker.declare(["photos"]),
+            }
+            with pytest.raises(BrokerUnavailable):
+                calls[verb]()
+    with bounded(1 + 1), pytest.raises(BrokerUnavailable):  # and now it has to connect anew
+        claim(broker)
+
+
+def test_rule_26_opening_ends_too(opened: Open, paused: Callable[[], None]) -> None:
+    """Within the time of any call."""
+    opened()
+    paused()
+    with bounded(5 + 1), pytest.raises(BrokerUnavailable, match="did not answer within 5 s"):
+        opened()
+
+
+def test_rule_26_a_short_lease_makes_for_short_calls(
+    opened: Open, paused: Callable[[], None]
+) -> None:
+    """A worker must renew its leases: a sixth of the shortest is what a call may take."""
+    broker = opened()
+    publish(broker, message(visibility_timeout_ms=3_000))
+    claim_one(broker)
+    paused()
+    started = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        claim(broker)
+    assert 0.4 < time.monotonic() - started < 1.5
+
+
+def test_rule_25_every_verb_goes_on_when_the_server_is_back(opened: Open, server: Server) -> None:
+    """What was stored is there, leases are held, and the bell rings again."""
+    broker, other = opened(), opened()
+    publish(broker, *messages(3))
+    lease = claim_one(broker)
+    waiting = opened()
+    bell = waiting.bell()
+    assert claim(waiting, "other") == []
+    server.stop(signal.SIGQUIT)
+    assert rung(waiting) == [waiting]
+    with bounded(), pytest.raises(BrokerUnavailable):
+        waiting.claim(["other"], 10)
+    with pytest.raises(BrokerUnavailable):
+        broker.publish([message()])  # nothing left, so nothing is unknown
+    server.start()
+    assert claim(waiting, "other") == []
+    assert waiting.bell() == bell
+    assert rung(waiting, within=0) == []
+    publish(other, message("other"))
+    assert rung(waiting) == [waiting]
+    assert broker.extend([lease]) == [Held(30.0)]
+    assert settle(broker, lease, Ack()) == Applied()
+    assert len(claim_all(broker)) == 2
+
+
+def test_a_bell_whose_connection_was_cut_rings_and_listens_again(
+    opened: Open, sql: psycopg.Connection
+) -> None:
+    """Its holder looks, and so misses nothing."""
+    broker, waiting = opened(), opened()
+    waiting.bell()
+    assert claim(waiting) == []
+    row = sql.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database ="
+        " (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ).fetchone()
+    assert row == (True,)
+    assert rung(waiting) == [waiting]
+    assert claim(waiting, limit=10) == []
+    publish(broker, message())
+    assert rung(waiting) == [waiting]
+
+
+def test_a_ring_is_not_lost_on_the_dead(opened: Open, url: str) -> None:
+    """Whoever was killed while it waited is passed over."""
+    broker, alive = opened(), opened()
+    code = (
+        "import sys, time; from dibs.brokers.postgres import open_url; from dibs.clock import *;"
+        f"b = open_url({url!r}, clock=SystemClock(), worker_id=bytes(16)); b.bell();"
+        "b.claim(['photos'], 10); print('waits', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"waits\n"
+    child.kill()
+    child.communicate()
+    alive.bell()
+    assert claim(alive, limit=10) == []
+    for _ in range(2):
+        publish(broker, message())
+        assert rung(alive) == [alive]
+        assert len(claim(alive, limit=10)) == 1
+
+
+def test_rule_23_another_transaction_that_holds_a_row_ends_in_busy(
+    opened: Open, sql: psycopg.Connection
+) -> None:
+    """A settlement waits for two seconds, and is then made again."""
+    broker = opened()
+    publish(broker, message())
+    lease = claim_one(broker)
+    with sql.transaction():
+        sql.execute("SELECT FROM lease FOR UPDATE")
+        with bounded(), pytest.raises(BrokerBusy, match="another transaction"):
+            settle(broker, lease, Ack())
+    assert settle(broker, lease, Ack()) == Applied()
+
+
+def test_two_publishers_of_the_same_keys_do_not_block_each_other(opened: Open) -> None:
+    """They store them in the order of the keys, whatever order they were given in."""
+    import threading
+
+    done: list[list[type]] = []
+
+    def store(broker: Broker, backwards: bool) -> None:
+        for number in range(30):
+            keys = [f"{number}-{k}" for k in range(20)]
+            batch = [message(unique_key=key) for key in (reversed(keys) if backwards else keys)]
+            done.append([type(answer) for answer in broker.publish(batch)])
+
+    threads = [
+        threading.Thread(target=store, args=(opened(), backwards)) for backwards in (False, True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(done) == 60
+    assert sum(answers.count(Stored) for answers in done) == 600
+
+
+def test_rule_32_a_full_disk_refuses_to_store_and_lets_work_end(
+    opened: Open, sql: psycopg.Connection
+) -> None:
+    """As the server says it: what is stored is safe, and can be acknowledged."""
+    broker = opened()
+    publish(broker, message())
+    lease = claim_one(broker)
+    sql.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'could not extend file: No space left' USING ERRCODE = '53100'; END $$"
+    )
+    sql.execute("CREATE TRIGGER refused BEFORE INSERT ON message EXECUTE FUNCTION refuse()")
+    with pytest.raises(BrokerFull, match="make room"):
+        broker.publish([message()])
+    assert settle(broker, lease, Ack()) == Applied()
+    sql.execute("DROP TRIGGER refused ON message")
+    assert broker.publish([message()]) == [Stored()]
+
+
+@pytest.mark.parametrize(
+    ("statement", "word"),
+    [
+        ("ALTER TABLE lease SET UNLOGGED", "unlogged tables is lease: .* SET LOGGED"),
+        ("ALTER ROLE dibs SET synchronous_commit = off", "synchronous_commit = on"),
+        ("ALTER ROLE dibs SET default_transaction_read_only = on", "read_only = off"),
+    ],
+)
+def test_what_would_lose_jobs_is_refused(
+    opened: Open, sql: psycopg.Connection, statement: str, word: str
+) -> None:
+    """The text says how to mend it, and `dibs doctor` shows it."""
+    opened().declare(["photos"])
+    sql.execute(statement)
+    try:
+        broker = opened()
+        with pytest.raises(BrokerRefused, match=word):
+            broker.declare(["photos"])
+        assert [f.verdict for f in broker.inspector().findings()].count("bad") == 1
+    finally:
+        sql.execute("SET default_transaction_read_only = off")
+        sql.execute("ALTER ROLE dibs RESET ALL")
+        sql.execute("ALTER TABLE lease SET LOGGED")
+
+
+def test_the_level_is_what_the_server_is_set_to(opened: Open) -> None:
+    """Without fsync nothing survives a loss of power, but the death of a process does no harm."""
+    broker = opened()
+    assert broker.capabilities.durability == "D1"
+    found = {finding.what: finding for finding in broker.inspector().findings()}
+    assert found["fsync"].verdict == "note"
+    binaries = programs()
+    assert binaries
+    with serving(binaries, "fsync=on") as durable:
+        at = durable.url("postgres")
+        broker = open_url(at, clock=SystemClock(), worker_id=os.urandom(16))
+        assert broker.capabilities.durability == "D2"
+        broker.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("postgresql://u:hunter2@h/d?shema=x", "no option `shema`; did you mean `schema`"),
+        ("postgresql://u:hunter2@h/d?listen=maybe", "`listen` is yes or no"),
+        ("postgresql://u:hunter2@h/d?schema=a-b", "`schema` a plain name"),
+        ("postgresql://u:hunter2@[h/d", "cannot be read"),
+        ("postgresql://u:hunter2@h:x/d", "invalid integer value"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, word: str) -> None:
+    """By the option's name."""
+    with pytest.raises((UrlError, BrokerUnavailable), match=word) as caught:
+        open_url(url, clock=SystemClock(), worker_id=b"")
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in redact(url)
+
+
+def test_a_password_is_in_no_text(server: Server, url: str) -> None:
+    """Neither of an error nor of what is shown."""
+    gone = url.replace(str(server.folder), "/nowhere").replace("dibs@", "dibs:hunter2@")
+    with bounded(), pytest.raises(BrokerUnavailable) as caught:
+        open_url(gone, clock=SystemClock(), worker_id=b"")
+    assert "hunter2" not in "".join(map(str, (caught.value, caught.value.__cause__)))
+    assert "/nowhere" in str(caught.value)
+    secret = url.replace("dibs@", "dibs:hunter2@")
+    broker = open_url(secret, clock=SystemClock(), worker_id=os.urandom(16))
+    assert "hunter2" not in broker.url + repr(broker) + repr(vars(broker))
+    assert broker.url.startswith("postgresql:///postgres?host=")
+    broker.close()
+
+
+def test_behind_a_pooler_nobody_is_rung_and_everybody_looks(
+    opened: Open, sql: psycopg.Connection
+) -> None:
+    """`listen=no`: no statement is prepared, nothing is set, and no connection listens."""
+    broker, waiting = opened(), opened("&listen=no")
+    waiting.bell()
+    assert claim(waiting, limit=10) == []
+    (published,) = publish(broker, message())
+    assert rung(waiting, within=0) == []
+    assert sql.execute("SELECT count(*) FROM waiter").fetchone() == (0,)
+    assert ids(claim(waiting, limit=10)) == [published.id]

@@ -1,0 +1,227 @@
+"""What a server is set to, who may use it, and how it is named."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from dibs.brokers.redis import open_redis, open_url
+from dibs.brokers.url import open_broker
+from dibs.clock import SystemClock
+from dibs.errors import BrokerRefused, BrokerUnavailable, OptionError, UrlError
+from dibs.message import Ack, Nack
+from dibs.testing.making import (
+    ERROR,
+    OUTCOMES,
+    claim,
+    claim_one,
+    message,
+    messages,
+    publish,
+    settle,
+)
+from tests.servers.redis import INSTALL, RedisServer, free_port, program, serving
+from tests.unit.redis.conftest import Open
+
+DOCS = Path(__file__).parents[3] / "docs/redis.md"
+PASSWORD = "hun@ter/2%"
+QUOTED = "hun%40ter%2F2%25"
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "word"),
+    [
+        (("--appendfsync", "always"), "D2", "always"),
+        (("--appendfsync", "everysec"), "D1", "everysec"),
+        (("--appendfsync", "no"), "D1", "appendfsync=no"),
+        (("--appendonly", "no"), "D0", "no append-only file"),
+    ],
+)
+def test_the_level_of_durability_is_what_the_server_is_set_to(
+    opener: Open, settings: tuple[str, ...], level: str, word: str
+) -> None:
+    if program() is None:
+        pytest.skip(INSTALL)
+    with serving(*settings) as server:
+        capabilities = opener(server.url()).capabilities
+    assert capabilities.durability == level
+    assert word in capabilities.durability_note
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru", "volatile-ttl"])
+def test_b48_a_server_that_evicts_is_refused_and_says_how_to_mend_it(
+    own: RedisServer, opener: Open, policy: str
+) -> None:
+    with own.client() as client:
+        client.config_set("maxmemory-policy", policy)
+    broker = opener(own.url())
+    with pytest.raises(BrokerRefused, match=f"{policy}.*CONFIG SET maxmemory-policy noeviction"):
+        broker.declare(["photos"])
+    bad = [one for one in broker.inspector().findings() if one.verdict == "bad"]
+    assert [one.what for one in bad] == ["maxmemory-policy"]
+
+
+def test_a_cluster_and_a_replica_are_refused(own: RedisServer, opener: Open) -> None:
+    clustered = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    refused = pytest.raises(BrokerRefused, match="without cluster mode")
+    with serving(*clustered, "--appendonly", "no") as cluster, refused:
+        opener(cluster.url())
+    with serving("--replicaof", "127.0.0.1", str(own.port)) as replica:
+        broker = opener(replica.url())
+        with pytest.raises(BrokerRefused, match="primary"):
+            broker.declare(["photos"])
+        with pytest.raises(BrokerUnavailable, match="READONLY"):
+            broker.publish(messages(1))
+
+
+def test_what_is_found_of_a_server_that_is_set_well_is_good(own: RedisServer, opener: Open) -> None:
+    with own.client() as client:
+        client.config_set("appendfsync", "always")
+    broker = opener(own.url())
+    broker.declare(["photos"])
+    assert {one.verdict for one in broker.inspector().findings()} == {"good"}
+
+
+@pytest.fixture
+def guarded(own: RedisServer) -> Iterator[RedisServer]:
+    """A server that asks for a password, and has the user of docs/redis.md."""
+    with own.client() as client:
+        (rule,) = re.findall(r"^ACL SETUSER .*", DOCS.read_text(), re.MULTILINE)
+        client.execute_command(*rule.replace("secret", PASSWORD).split())
+        client.config_set("requirepass", PASSWORD)
+    return own
+
+
+def test_no_password_is_ever_shown(guarded: RedisServer) -> None:
+    where = f"127.0.0.1:{guarded.port}"
+    good = open_url(f"redis://:{QUOTED}@{where}", clock=SystemClock(), worker_id=b"1")
+    assert good.url == f"redis://{where}/0"
+    good.close()
+    for user in (":wrong-hunter", "nobody:wrong-hunter", ""):
+        at = f"{user}@" if user else ""
+        with pytest.raises(BrokerUnavailable) as caught:
+            open_url(f"redis://{at}{where}", clock=SystemClock(), worker_id=b"1")
+        shown = str(caught.value) + repr(caught.value) + str(caught.value.__cause__)
+        assert "hunter" not in shown
+        assert where in shown
+
+
+def test_a_user_with_the_rights_of_the_docs_can_do_everything(guarded: RedisServer) -> None:
+    """How often the server syncs it may not ask: that is said."""
+    url = f"redis://worker:{QUOTED}@127.0.0.1:{guarded.port}/0?prefix=dibs"
+    broker = open_broker(url, clock=SystemClock(), worker_id=os.urandom(16))
+    assert "does not say" in broker.capabilities.durability_note
+    broker.bell()
+    broker.declare(["photos"])
+    publish(broker, *messages(4), message(unique_key="k"))
+    dead, failed, done, kept, _ = claim(broker, limit=5)
+    settle(broker, dead, OUTCOMES["dead letter"])
+    settle(broker, failed, Nack(0, ERROR))
+    settle(broker, done, Ack())
+    settle(broker, kept, Ack(b"1", 1_000))
+    broker.results([kept.message.id, failed.message.id])
+    inspector = broker.inspector()
+    inspector.pause("photos")
+    inspector.resume("photos")
+    inspector.redrive([dead.message.id])
+    assert inspector.purge("photos") == 2
+    assert [one.in_flight for one in inspector.queues()] == [1]
+    assert {one.verdict for one in inspector.findings()} == {"good", "note"}
+    broker.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("redis://h/x", "number of the database"),
+        ("redis://h:99999", "write redis://"),
+        ("redis://h?prefx=a", "did you mean `prefix`"),
+        ("rediss://u:hunter2@h/0?ssl_cert_reqs=none", "no option `ssl_cert_reqs`"),
+        ("redis://u:hunter2@h:port", "write redis://"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_shown_without_its_secrets(url: str, word: str) -> None:
+    with pytest.raises(UrlError) as caught:
+        open_broker(url, clock=SystemClock(), worker_id=b"1")
+    assert word in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "a*", "é", "x" * 101])
+def test_a_prefix_that_cannot_be_one_is_refused(running: RedisServer, prefix: str) -> None:
+    client = running.client()
+    with pytest.raises(OptionError, match="prefix"):
+        open_redis(client, clock=SystemClock(), worker_id=b"1", prefix=prefix)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey"])
+def test_namespaces_and_databases_are_apart(running: RedisServer, scheme: str) -> None:
+    at = f"{scheme}://localhost:{running.port}"
+    urls = [
+        f"{at}/{number}?prefix={prefix}"
+        for number in (0, 1)
+        for prefix in (f"{scheme}1", f"{scheme}2")
+    ]
+    brokers = [open_broker(url, clock=SystemClock(), worker_id=b"1") for url in urls]
+    publish(brokers[0], message())
+    assert [len(claim(broker)) for broker in brokers[::-1]] == [0, 0, 0, 1]
+    assert [broker.created for broker in brokers] == [True] * 4
+    assert not open_broker(urls[0], clock=SystemClock(), worker_id=b"1").created
+    for broker in brokers:
+        broker.close()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_ready_made_client_is_used_for_its_address_alone(
+    running: RedisServer, protocol: int
+) -> None:
+    """However it decodes, retries or waits."""
+    client = Redis(
+        port=running.port,
+        db=3,
+        protocol=protocol,
+        decode_responses=True,
+        socket_timeout=0.001,
+        health_check_interval=1,
+    )
+    broker = open_redis(client, clock=SystemClock(), worker_id=b"1", prefix=f"own{protocol}")
+    assert broker.url == f"redis://localhost:{running.port}/3"
+    (whole,) = publish(broker, message(args=b"\xff\x00"))
+    assert claim_one(broker).message == whole
+    broker.close()
+    client.close()
+
+
+def test_tls_is_verified(tmp_path: Path) -> None:
+    """The certificate must be one that the machine trusts, and name the host."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    files = ["-nodes", "-days", "2", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*made, *files, *subject], check=True, capture_output=True)
+    with serving() as server:
+        port = free_port()
+        with server.client() as client:
+            for name, value in (("cert", certificate), ("key", key), ("ca-cert", certificate)):
+                client.config_set(f"tls-{name}-file", str(value))
+            client.config_set("tls-auth-clients", "no")
+            client.config_set("tls-port", port)
+        with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+            open_url(f"rediss://localhost:{port}", clock=SystemClock(), worker_id=b"1")
+        for host in ("localhost", "127.0.0.1"):
+            client = Redis(host=host, port=port, ssl=True, ssl_ca_certs=str(certificate))
+            if host == "127.0.0.1":
+                with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
+                    open_redis(client, clock=SystemClock(), worker_id=b"1")
+                continue
+            broker = open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+            descriptor = broker.bell()
+            assert claim(broker) == []
+            publish(broker, message())
+            assert descriptor == broker.bell()
+            assert len(claim(broker)) == 1
+            broker.close()

@@ -1,0 +1,292 @@
+"""What the network and the server do to a broker: every call ends, and the next one works."""
+
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from redis.sentinel import Sentinel
+
+from dibs.brokers.contract import Applied, Broker, Gone, Held, Stored, Unknown
+from dibs.brokers.redis import RedisBroker, open_redis
+from dibs.clock import SystemClock
+from dibs.errors import BrokerError, BrokerFull, BrokerUnavailable, PublishUnknown
+from dibs.message import Ack, Settlement
+from dibs.testing.making import claim, claim_all, ids, message, messages, publish, settle
+from tests.servers.redis import RedisServer, serving
+from tests.unit.redis.conftest import Open
+from tests.worker.workers import until
+
+SHORT = 1_000
+"""A visibility timeout with which no call may last longer than a sixth of a second."""
+BOUND_SECONDS = SHORT / 6_000 + 0.5
+
+
+def took(call: Callable[[], object]) -> float:
+    """Return how long a call takes, whatever it raises."""
+    began = time.monotonic()
+    with suppress(BrokerError):
+        call()
+    return time.monotonic() - began
+
+
+def until_it_works(call: Callable[[], object]) -> None:
+    """Call until no error comes: as the pump does, for no longer than it may take."""
+
+    def works() -> bool:
+        try:
+            call()
+        except BrokerUnavailable:
+            return False
+        return True
+
+    until(works, "it works again", 10)
+
+
+@contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    """A server that takes what it is sent, and answers nothing until it goes on."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def hurried(broker: Broker) -> None:
+    """Let a broker see a short lease, which bounds its calls."""
+    publish(broker, message("hurry", visibility_timeout_ms=SHORT))
+    for lease in claim(broker, "hurry"):
+        settle(broker, lease, Ack())
+
+
+def test_rule_26_a_server_that_stops_answering_holds_nobody_up(
+    own: RedisServer, opener: Open
+) -> None:
+    broker = opener(own.url())
+    hurried(broker)
+    publish(broker, *messages(3))
+    done, held = claim(broker, limit=2)
+    with stopped(own):
+        calls = {
+            "publish": lambda: broker.publish(messages(1)),
+            "claim": lambda: broker.claim(["photos"], 1),
+            "queues": lambda: broker.inspector().queues(),
+            "results": lambda: broker.results([bytes(16)]),
+        }
+        for verb, call in calls.items():
+            assert took(call) < BOUND_SECONDS, verb
+        assert broker.settle([Settlement(done, Ack())]) == [Unknown()]
+        assert broker.extend([held]) == [Unknown()]
+    # What was asked meanwhile may have been done: no answer of then is taken for one of now.
+    until_it_works(lambda: broker.inspector().queues())
+    assert settle(broker, done, Ack()) == Gone()
+    (again,) = broker.extend([held])
+    assert isinstance(again, Held)
+    assert settle(broker, held, Ack()) == Applied()
+
+
+def test_a_publish_whose_answer_is_lost_says_so_and_is_repeated_as_one(
+    own: RedisServer, opener: Open
+) -> None:
+    broker = opener(own.url())
+    hurried(broker)
+    new = message()
+    with stopped(own), pytest.raises(PublishUnknown):
+        broker.publish([new])
+    until_it_works(lambda: broker.publish([new]))
+    assert ids(claim_all(broker)) == [new.id]
+
+
+def test_rule_26_a_server_that_is_gone_is_told_of_at_once(own: RedisServer, opener: Open) -> None:
+    broker = opener(own.url())
+    lease = claim(broker) or (publish(broker, message()) and claim(broker))
+    own.stop()
+    with pytest.raises((BrokerUnavailable, PublishUnknown)):
+        broker.publish(messages(1))
+    with pytest.raises(BrokerUnavailable):
+        broker.publish(messages(1))
+    with pytest.raises(BrokerUnavailable):
+        broker.settle([Settlement(lease[0], Ack())])
+    with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{own.port}"):
+        opener(own.url())
+
+
+@pytest.mark.parametrize("answer", [b"", b"*5\r\n:1\r\n", b"x"])
+def test_rule_26_a_server_that_says_nothing_sensible_is_given_up(
+    opener: Open, answer: bytes
+) -> None:
+    """It accepts and is silent, or sends a byte at a time, or speaks another tongue."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                try:
+                    stream, _ = listening.accept()
+                except OSError:
+                    return
+                threading.Thread(target=trickle, args=(stream,), daemon=True).start()
+
+        def trickle(stream: socket.socket) -> None:
+            with stream:
+                while answer and not over.wait(0.3):
+                    try:
+                        stream.sendall(answer[:1])
+                    except OSError:
+                        return
+                over.wait()
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"redis://127.0.0.1:{listening.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            opener(url)
+        assert time.monotonic() - began < 6
+        over.set()
+
+
+def test_rule_25_a_restart_is_survived_with_all_that_was_stored(
+    own: RedisServer, opener: Open
+) -> None:
+    """Its data, and the scripts that it has forgotten."""
+    broker = opener(own.url())
+    waiting, done, held = publish(broker, *messages(3))
+    first, second, third = claim(broker, limit=3)
+    settle(broker, second, Ack(b"1", 60_000))
+    for end in (own.kill, own.stop):
+        end()
+        own.start()
+        until_it_works(lambda: broker.inspector().queues())
+        assert broker.results([done.id, held.id])[1] is None
+        assert claim_all(broker) == []
+    assert settle(broker, second, Ack()) == Gone()
+    assert settle(broker, third, Ack()) == settle(broker, first, Ack()) == Applied()
+    assert waiting.id == first.message.id
+
+
+def test_b45_after_a_failover_the_new_primary_is_found(own: RedisServer, tmp_path: Path) -> None:
+    """By the sentinels that a ready-made client asks; what was replicated is there."""
+    watching = RedisServer(tmp_path, "--sentinel")
+    (tmp_path / "sentinel.conf").write_text(
+        f"sentinel monitor jobs 127.0.0.1 {own.port} 1\n"
+        "sentinel down-after-milliseconds jobs 500\nsentinel failover-timeout jobs 3000\n"
+    )
+    with serving("--replicaof", "127.0.0.1", str(own.port)) as second:
+        watching.start(str(tmp_path / "sentinel.conf"))
+        try:
+            sentinel = Sentinel([("127.0.0.1", watching.port)])
+            until(lambda: sentinel.discover_slaves("jobs"), "the sentinel knows both")
+            client = sentinel.master_for("jobs")
+            broker = open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+            assert broker.url == "redis://jobs/0"
+            broker.bell()
+            (whole,) = publish(broker, message())
+            with second.client() as replica:
+                until(lambda: replica.exists("dibs:messages"), "it is replicated")
+            own.kill()
+            until_it_works(lambda: broker.inspector().queues())
+            assert ids(claim(broker)) == [whole.id]
+            broker.close()
+            client.close()
+        finally:
+            watching.kill()
+            own.start()
+
+
+def test_a_server_that_forgot_the_scripts_is_told_them_again(
+    running: RedisServer, opener: Open
+) -> None:
+    broker = opener(running.url())
+    with running.client() as client:
+        for _ in range(3):
+            client.script_flush()
+            assert broker.publish(messages(1)) == [Stored()]
+    assert len(claim_all(broker)) == 3
+
+
+def rung(broker: RedisBroker, seconds: float = 5) -> bool:
+    return bool(select.select([broker.bell()], [], [], seconds)[0])
+
+
+def test_b38_a_bell_whose_connection_dies_alone_is_hung_up_again(
+    running: RedisServer, opener: Open
+) -> None:
+    """It asks for a look when that happens, and rings for what comes after."""
+    broker, other = opener(running.url()), opener(running.url())
+    descriptor = broker.bell()
+    for _ in range(3):
+        assert claim(broker, limit=9) == []
+        assert not rung(broker, 0)
+        with running.client() as client:
+            client.client_kill_filter(_type="pubsub")
+        assert rung(broker)
+        assert claim(broker, limit=9) == []
+        publish(other, message())
+        assert rung(broker)
+        assert len(claim(broker, limit=9)) == 1
+    assert broker.bell() == descriptor
+
+
+def test_a_bell_that_cannot_be_hung_up_is_trouble_and_no_silence(
+    own: RedisServer, opener: Open
+) -> None:
+    broker = opener(own.url())
+    broker.bell()
+    assert claim(broker) == []
+    own.stop()
+    assert rung(broker)
+    with pytest.raises(BrokerUnavailable):
+        claim(broker)
+    own.start()
+    until_it_works(lambda: claim(broker))
+    publish(broker, message())
+    assert rung(broker)
+
+
+def test_rule_32_full_memory_stops_what_is_new_and_nothing_else(
+    own: RedisServer, opener: Open
+) -> None:
+    broker = opener(own.url())
+    publish(broker, *messages(5))
+    first, second = claim(broker, limit=2)
+    with own.client() as client:
+        client.config_set("maxmemory", 1)
+        with pytest.raises(BrokerFull, match="OOM"):
+            broker.publish(messages(1))
+        broker.declare(["photos"])
+        assert settle(broker, first, Ack(b"1", 1_000)) == Applied()
+        (held,) = broker.extend([second])
+        assert isinstance(held, Held)
+        assert len(claim_all(broker)) == 3
+        (counts,) = broker.inspector().queues()
+        assert (counts.ready, counts.in_flight) == (0, 4)
+        client.config_set("maxmemory", 0)
+    publish(broker, message())
+
+
+def test_a_key_that_is_not_ours_is_an_error_that_says_so(
+    running: RedisServer, opener: Open
+) -> None:
+    broker = opener(f"{running.url()}?prefix=taken")
+    with running.client() as client:
+        client.set("taken:ready:photos", "what is this")
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        claim(broker)
+
+
+def test_b12_a_thousand_reconnects_leave_nothing_behind(running: RedisServer, opener: Open) -> None:
+    broker = opener(running.url())
+    broker.bell()
+    before = len(os.listdir("/proc/self/fd"))
+    with running.client() as client:
+        for _ in range(100):
+            client.client_kill_filter(skipme=True)
+            until_it_works(lambda: claim(broker))
+    assert len(os.listdir("/proc/self/fd")) <= before + 2

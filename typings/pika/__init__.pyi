@@ -1,0 +1,3 @@
+from pika.adapters.blocking_connection import BlockingConnection as BlockingConnection
+from pika.connection import ConnectionParameters as ConnectionParameters
+from pika.connection import URLParameters as URLParameters
