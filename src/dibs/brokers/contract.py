@@ -127,8 +127,7 @@ Extended = Held | Lost | Unknown
 class Claim(Struct, frozen=True):
     """What a claim found, and after how many seconds to look again if no bell rings.
 
-    `next_in` is None where nothing stored will fall due by itself. `sure` False: the broker has not
-    looked everywhere yet, so that finding nothing says nothing.
+    `next_in` is None where nothing stored falls due by itself. Not `sure`: more may be on its way.
     """
 
     leases: list[Lease]
