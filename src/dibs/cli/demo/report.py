@@ -22,10 +22,10 @@ def report(verdict: Audit, published: int, rate: float) -> str:
         ("stale acks refused", verdict.acks_refused, "the jobs were other workers' by then"),
         ("lost", verdict.lost, "photos without a thumbnail, cards that were not charged"),
         ("wrong", verdict.wrong, "thumbnails other than one made anew, charges of nobody"),
-        ("cards charged twice", cards.naive_twice, "by the task that charges naively"),
-        ("cards charged twice", cards.twice, "by the task that charges through `once`"),
+        ("cards charged twice naively", cards.naive_twice, "by the task that charges naively"),
+        ("cards charged twice by once", cards.twice, "by the task that charges through `once`"),
     ]
-    table = [f"  {name:26}{number:>9,}   {note}".rstrip() for name, number, note in rows]
+    table = [f"  {name:28}{number:>9,}   {note}".rstrip() for name, number, note in rows]
     return "\n".join(["", *table, "", *_MEANING, *_judged(verdict)])
 
 
