@@ -138,7 +138,11 @@ class Demo:
             self._show.say(
                 f"each job waits {wait:g} s, so that few of them have a middle to die in"
             )
-        self._show.say(f"published {count:,} jobs in {duration(took)}, on disk when it returned")
+        self._show.say(
+            f"published {count:,} jobs in {duration(took)}, on disk when it returned:"
+            f" {len(photos):,} photos to resize, and {len(cards):,} cards to charge, naively and"
+            " through `once`"
+        )
         return count
 
     def _calls(self, photos: Mapping[Path, Path], cards: range, wait: float) -> Iterator[BoundCall]:
