@@ -2,7 +2,7 @@
 
 Owns: which acks are lost on the way, and the record of those that are lost or refused.
 Must never: change what the queue is asked or answers in any other way.
-Called by: `processes.py`, as `python -m dibs.cli.demo.worker SLOTS PROCESSES LOSES`.
+Called by: `work.py`, as `python -m dibs.cli.demo.worker SLOTS PROCESSES LOSES`.
 
 An ack is lost as a network loses it: the worker has sent it, takes it for done and forgets the job;
 the queue has never heard of it. On one machine there is no network, so it is lost here, between the
