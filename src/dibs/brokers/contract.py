@@ -32,7 +32,8 @@ G13 What people do is guarded as what workers do: it moves only what is still wh
 G14 Every `Nack` and `DeadLetter` that takes effect is noted as an `Attempt`, in the same step: the
     last `ATTEMPTS_KEPT` of a message, for as long as the message is there.
 G15 `results` says of each id None while its message is ready, scheduled or in flight, and otherwise
-    how it ended: its result, for its time; its dead letter; or that nothing is kept.
+    how it ended: its result, for its time; its dead letter; or that nothing is kept. A result is
+    kept in the step that applies its `Ack`, under the id of the message and that of a `Record`.
 
 A Broker object belongs to one thread at a time and takes no locks for its caller.
 """

@@ -292,11 +292,21 @@ def _end(settlements: Sequence[Settlement]) -> Call:
         why = [array_of(TEXT, [e[name] for e in ends]) for name in ("charge", "error", "reason")]
         return ("end_otherwise", *receipts, delays, *why, contract.ATTEMPTS_KEPT)
     acks = [s.outcome for s in settlements if isinstance(s.outcome, Ack)]
-    if not any(ack.keep_ms > 0 for ack in acks):
-        return ("acknowledge", *receipts, None, None)
-    keeps = [min(ack.keep_ms, MAX_DURATION_MS) for ack in acks]
-    values = [ack.result for ack in acks]
-    return ("acknowledge", *receipts, array_of(INT8, keeps), array_of(BYTEA, values))
+    return ("acknowledge", *receipts, *_kept(acks))
+
+
+def _kept(acks: Sequence[Ack]) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+    """Return what is kept: for how long, which values, under which ids too, for how long there."""
+    recorded = any(ack.record for ack in acks)
+    if not recorded and not any(ack.keep_ms > 0 for ack in acks):
+        return None, None, None, None
+    keeps = array_of(INT8, [min(ack.keep_ms, MAX_DURATION_MS) for ack in acks])
+    values = array_of(BYTEA, [ack.result for ack in acks])
+    if not recorded:
+        return keeps, values, None, None
+    records = array_of(UUID, [ack.record.id if ack.record else None for ack in acks])
+    spans = [min(ack.record.keep_ms, MAX_DURATION_MS) if ack.record else 0 for ack in acks]
+    return keeps, values, records, array_of(INT8, spans)
 
 
 def _ring_for(settlements: Sequence[Settlement]) -> Call:

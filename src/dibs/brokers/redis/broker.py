@@ -251,6 +251,8 @@ def _ends(settlements: Iterable[Settlement]) -> Iterator[Any]:
 def _kind(settlement: Settlement) -> tuple[str, str]:
     outcome, queue = settlement.outcome, settlement.lease.message.queue
     if type(outcome) is Ack:
+        if outcome.record is not None:
+            return "record", queue
         return "keep" if outcome.keep_ms > 0 else "ack", queue
     return "dead" if isinstance(outcome, DeadLetter) else "back", queue
 
@@ -258,10 +260,12 @@ def _kind(settlement: Settlement) -> tuple[str, str]:
 def _fields(settlement: Settlement) -> tuple[Any, ...]:
     held, outcome = _held(settlement.lease), settlement.outcome
     if isinstance(outcome, Ack):
-        if outcome.keep_ms <= 0:
+        record = outcome.record
+        if outcome.keep_ms <= 0 and record is None:
             return (held,)
         value = b"" if outcome.result is None else b"=" + outcome.result
-        return held, min(outcome.keep_ms, MAX_DURATION_MS), value
+        kept = held, min(outcome.keep_ms, MAX_DURATION_MS), value
+        return kept if record is None else (*kept, record.id, min(record.keep_ms, MAX_DURATION_MS))
     error = "" if isinstance(outcome, Release) else json.dumps(astuple(outcome.error))
     if isinstance(outcome, DeadLetter):
         return held, outcome.reason, outcome.charge, error

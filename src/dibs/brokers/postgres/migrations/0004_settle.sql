@@ -4,9 +4,11 @@
 -- transactions wait for each other in a circle.
 
 -- acknowledge: many leases at once. `keeps` and `worth` are the results that are kept, and for how many
--- ms; null where none is. Answers a row for each that was not ended in time: its place in the arrays, and
+-- ms; null where none is. `records` are the ids under which they are kept too, and `spans` for how many
+-- ms that is. Answers a row for each that was not ended in time: its place in the arrays, and
 -- 'late', 'stale' or 'gone'.
-CREATE FUNCTION acknowledge(ids uuid[], seqs bigint[], fences integer[], keeps bigint[], worth bytea[])
+CREATE FUNCTION acknowledge(ids uuid[], seqs bigint[], fences integer[], keeps bigint[], worth bytea[],
+  records uuid[], spans bigint[])
 RETURNS TABLE(place bigint, answer text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
@@ -19,9 +21,10 @@ DECLARE
 BEGIN
   WITH ended AS (
     DELETE FROM lease l
-    USING unnest(ids, seqs, fences, keeps, worth) WITH ORDINALITY t(id, seq, fence, keep, value, at)
+    USING unnest(ids, seqs, fences, keeps, worth, records, spans)
+    WITH ORDINALITY t(id, seq, fence, keep, value, record, span, at)
     WHERE l.id = t.id AND l.seq = t.seq AND l.fence = t.fence AND l.expiry_ms > now
-    RETURNING t.at, l.id, t.keep, t.value
+    RETURNING t.at, l.id, t.keep, t.value, t.record, t.span
   ), gone AS (
     DELETE FROM message m USING ended e WHERE m.id = e.id RETURNING m.id, m.fence
   ), forgotten AS (
@@ -30,12 +33,17 @@ BEGIN
   ), kept AS (
     INSERT INTO result AS r SELECT e.id, now + e.keep, e.value FROM ended e WHERE e.keep > 0
     ON CONFLICT (id) DO UPDATE SET expires_ms = excluded.expires_ms, value = excluded.value
+  ), recorded AS (
+    -- Once each: a row can be written but once in a statement. In order, so that nobody is deadlocked.
+    INSERT INTO result AS r SELECT DISTINCT ON (e.record) e.record, now + e.span, e.value
+    FROM ended e WHERE e.span > 0 ORDER BY e.record, e.at DESC
+    ON CONFLICT (id) DO UPDATE SET expires_ms = excluded.expires_ms, value = excluded.value
   )
   SELECT array_agg(e.at) INTO in_time FROM ended e;
   IF coalesce(cardinality(in_time), 0) < cardinality(ids) THEN
     FOR each IN
-      SELECT * FROM unnest(ids, seqs, fences, keeps, worth)
-      WITH ORDINALITY t(id, seq, fence, keep, value, at)
+      SELECT * FROM unnest(ids, seqs, fences, keeps, worth, records, spans)
+      WITH ORDINALITY t(id, seq, fence, keep, value, record, span, at)
       WHERE in_time IS NULL OR t.at <> ALL(in_time)
     LOOP
       place := each.at;
@@ -44,6 +52,7 @@ BEGIN
         DELETE FROM attempt a WHERE a.id = each.id;
         DELETE FROM message m WHERE m.id = each.id;
         INSERT INTO result SELECT each.id, now + each.keep, each.value WHERE each.keep > 0
+        UNION ALL SELECT each.record, now + each.span, each.value WHERE each.span > 0
         ON CONFLICT (id) DO UPDATE SET expires_ms = excluded.expires_ms, value = excluded.value;
       END IF;
       RETURN NEXT;
