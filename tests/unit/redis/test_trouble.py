@@ -18,7 +18,7 @@ from dibs.brokers.redis import RedisBroker, open_redis
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, Settlement
-from dibs.testing.making import claim, claim_all, ids, message, messages, publish, settle
+from dibs.testing.making import OUTCOMES, claim, claim_all, ids, message, messages, publish, settle
 from tests.servers.redis import RedisServer, serving
 from tests.unit.redis.conftest import Open
 from tests.worker.workers import until
@@ -269,6 +269,25 @@ def test_rule_32_full_memory_stops_what_is_new_and_nothing_else(
         assert (counts.ready, counts.in_flight) == (0, 4)
         client.config_set("maxmemory", 0)
     publish(broker, message())
+
+
+def test_b47_what_was_deleted_by_hand_is_in_nobodys_way(running: RedisServer, opener: Open) -> None:
+    """redis 6199: entries whose bytes were trimmed stayed pending for ever."""
+    broker = opener(f"{running.url()}?prefix=trimmed")
+    first, gone, last = publish(broker, *messages(3))
+    dead, dead_too = publish(broker, *messages(2, "dead"))
+    for lease in claim(broker, "dead", limit=2):
+        settle(broker, lease, OUTCOMES["dead letter"])
+    with running.client() as client:
+        client.hdel("trimmed:messages", gone.id, dead.id)
+    inspector = broker.inspector()
+    assert inspector.redrive([dead.id]) == [Gone()]
+    assert inspector.discard([dead.id, dead_too.id]) == 2
+    assert ids(claim(broker, limit=3)) == [first.id, last.id]
+    assert {one.name: (one.ready, one.in_flight) for one in inspector.queues()} == {
+        "dead": (0, 0),
+        "photos": (0, 2),
+    }
 
 
 def test_a_key_that_is_not_ours_is_an_error_that_says_so(

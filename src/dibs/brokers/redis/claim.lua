@@ -35,16 +35,20 @@ local function grant_some(queue, limit)
   local held, first = {}, nil
   for i, id in ipairs(ids) do
     local message = found[i]
-    local fence = before[i] and count(id, before[i]) or 1
-    local expiry = now + struct.unpack('>I5', message, 15)
-    first = math.min(first or expiry, expiry)
-    granted[#granted + 1] = message
-    bytes = bytes + #message
-    held[#held + 1] = expiry
-    held[#held + 1] = id .. string.sub(message, 1, 8) .. struct.pack('>I4', fence)
+    if message then -- else somebody deleted it by hand: its place goes, and stops nobody
+      local fence = before[i] and count(id, before[i]) or 1
+      local expiry = now + struct.unpack('>I5', message, 15)
+      first = math.min(first or expiry, expiry)
+      granted[#granted + 1] = message
+      bytes = bytes + #message
+      held[#held + 1] = expiry
+      held[#held + 1] = id .. string.sub(message, 1, 8) .. struct.pack('>I4', fence)
+    end
   end
-  call('ZADD', HELD .. queue, unpack(held))
-  plan(queue, first)
+  if first then
+    call('ZADD', HELD .. queue, unpack(held))
+    plan(queue, first)
+  end
 end
 
 -- In steps, since messages may be large, and whoever waits for the server must not wait for long.

@@ -57,8 +57,12 @@ local function head_of(since, visibility, queue)
   return struct.pack('>I6I5B', since, visibility, #queue) .. queue
 end
 
--- Return the place, since when it waits, the visibility timeout and the queue of a message.
+-- Return the place, since when it waits, the visibility timeout and the queue of a message; nothing
+-- of one that is not there.
 local function read_head(message)
+  if not message then
+    return nil
+  end
   local place, since, visibility, length = struct.unpack('>I8I6I5B', message)
   return place, since, visibility, string.sub(message, 21, 20 + length)
 end

@@ -8,7 +8,7 @@ local gone = {}
 for _, id in ipairs(ARGV) do
   if call('ZREM', DEAD, id) == 1 then
     local _, _, _, queue = read_head(call('HGET', MESSAGES, id))
-    call('ZREM', DEAD_OF .. queue, id)
+    call('ZREM', DEAD_OF .. (queue or ''), id)
     gone[#gone + 1] = id
   end
 end

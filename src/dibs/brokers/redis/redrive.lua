@@ -6,14 +6,14 @@
 --   of the live message that has its unique key.
 
 local function redrive(id)
-  if not call('ZSCORE', DEAD, id) then
+  local place, _, _, queue = read_head(call('HGET', MESSAGES, id))
+  if not place or not call('ZSCORE', DEAD, id) then
     return id
   end
   local key = call('HGET', KEYED, id)
   if key and call('HSETNX', TAKEN, key, id) == 0 then
     return call('HGET', TAKEN, key)
   end
-  local place, _, _, queue = read_head(call('HGET', MESSAGES, id))
   local fence = state_of(call('HGET', STATES, id))[FENCE]
   keep_state(id, { fence, 0, 0, 0, now, 0 })
   call('ZREM', DEAD, id)
