@@ -15,7 +15,8 @@ from dibs.clock import Clock
 from dibs.resp.address import address_of
 from dibs.testing import BrokerConformance, Harness
 from dibs.testing.machine import BrokerMachine
-from tests.servers.redis import INSTALL, RedisServer, program, serving
+from tests.servers.missing import not_installed
+from tests.servers.redis import RedisServer, program, serving
 
 CLOCK = "local function read_clock() return tonumber(redis.call('GET', KEYS[1] .. 'clock')) end"
 """What the scripts read in place of the server's clock."""
@@ -28,7 +29,7 @@ _servers: list[RedisServer] = []
 def server() -> Iterator[None]:
     """A Redis server; where there is none to start, the test says so."""
     if program() is None:
-        pytest.skip(INSTALL)
+        not_installed("Redis", "redis-server")
     with serving() as running:
         _servers.append(running)
         yield

@@ -16,7 +16,8 @@ from dibs.clock import SystemClock
 from dibs.errors import BrokerError
 from dibs.message import Message
 from tests.regressions.seeding import finds
-from tests.servers.redis import INSTALL, RedisServer, program, serving
+from tests.servers.missing import not_installed
+from tests.servers.redis import RedisServer, program, serving
 from tests.worker.workers import Scene, Started, until
 
 HEAL_SECONDS = 10.0
@@ -54,7 +55,7 @@ class RedisScene(Scene):
 def scene(tmp_path: Path) -> Iterator[RedisScene]:
     """A server, and workers that are ended after the test."""
     if program() is None:
-        pytest.skip(INSTALL)
+        not_installed("Redis", "redis-server")
     with serving() as server:
         made = RedisScene(tmp_path, server)
         try:

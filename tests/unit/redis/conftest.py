@@ -8,7 +8,8 @@ import pytest
 
 from dibs.brokers.redis import RedisBroker, open_url
 from dibs.clock import SystemClock
-from tests.servers.redis import INSTALL, RedisServer, program, serving
+from tests.servers.missing import not_installed
+from tests.servers.redis import RedisServer, program, serving
 
 Open = Callable[..., RedisBroker]
 _numbers = count()
@@ -18,7 +19,7 @@ _numbers = count()
 def running() -> Iterator[RedisServer]:
     """One server for all tests that leave it as it was."""
     if program() is None:
-        pytest.skip(INSTALL)
+        not_installed("Redis", "redis-server")
     with serving() as server:
         yield server
 
@@ -27,7 +28,7 @@ def running() -> Iterator[RedisServer]:
 def own() -> Iterator[RedisServer]:
     """A server for one test, which may stop it or set it otherwise."""
     if program() is None:
-        pytest.skip(INSTALL)
+        not_installed("Redis", "redis-server")
     with serving() as server:
         yield server
 

@@ -24,7 +24,8 @@ from dibs.testing.making import (
     publish,
     settle,
 )
-from tests.servers.redis import INSTALL, RedisServer, free_port, program, serving
+from tests.servers.missing import not_installed
+from tests.servers.redis import RedisServer, free_port, program, serving
 from tests.unit.redis.conftest import Open
 
 DOCS = Path(__file__).parents[3] / "docs/redis.md"
@@ -45,7 +46,7 @@ def test_the_level_of_durability_is_what_the_server_is_set_to(
     opener: Open, settings: tuple[str, ...], level: str, word: str
 ) -> None:
     if program() is None:
-        pytest.skip(INSTALL)
+        not_installed("Redis", "redis-server")
     with serving(*settings) as server:
         capabilities = opener(server.url()).capabilities
     assert capabilities.durability == level
