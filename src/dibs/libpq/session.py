@@ -178,8 +178,10 @@ class Session:
         except BaseException:
             self.close()  # an answer may be on its way, and must not be taken for another's
             raise
-        if any(failed) and any(map(any, sent)):
-            self.close()  # nobody knows which statements the server has prepared
+        if any(failed):
+            # A server that became a standby, a function that was replaced, a statement that was not
+            # prepared because one before it failed: all of it is mended by another connection.
+            self.close()
         if failed[1]:
             raise failed[1][0]
         return found[1]
