@@ -28,6 +28,8 @@ Call = tuple[Any, ...]
 """The name of a function, and its arguments: text, numbers, None, or an `arrays.Array`."""
 
 _TRIES = 3
+_PASSING = {"40001", "40P01", "23505"}
+"""Another transaction was quicker: tried again, its outcome is seen."""
 _ADAPTERS = AdaptersMap(adapters)
 _ADAPTERS.register_loader("uuid", ByteaBinaryLoader)  # an id is its bytes
 
@@ -111,7 +113,7 @@ class Session:
             try:
                 return self._run([[before] if before else [], calls, [after] if after else []])
             except Failed as error:
-                if not tries_left or error.state not in {"40001", "40P01"}:
+                if not tries_left or error.state not in _PASSING:
                     raise meaning(error, self.shown) from error
         raise AssertionError
 
@@ -178,8 +180,10 @@ class Session:
         except BaseException:
             self.close()  # an answer may be on its way, and must not be taken for another's
             raise
-        if any(failed) and any(map(any, sent)):
-            self.close()  # nobody knows which statements the server has prepared
+        if any(failed):
+            # A server that became a standby, a function that was replaced, a statement that was not
+            # prepared because one before it failed: all of it is mended by another connection.
+            self.close()
         if failed[1]:
             raise failed[1][0]
         return found[1]

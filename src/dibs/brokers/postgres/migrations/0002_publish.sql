@@ -19,9 +19,12 @@ DECLARE
   numbers integer[];
   stored integer;
 BEGIN
-  PERFORM declare_queues(names);
-  SELECT array_agg(q.no ORDER BY n.ordinality) INTO numbers
-  FROM unnest(names) WITH ORDINALITY n(name, ordinality) JOIN queue q ON q.name = n.name;
+  LOOP
+    SELECT array_agg(q.no ORDER BY n.at) INTO numbers
+    FROM unnest(names) WITH ORDINALITY n(name, at) LEFT JOIN queue q ON q.name = n.name;
+    EXIT WHEN array_position(numbers, NULL) IS NULL;
+    PERFORM declare_queues(names);
+  END LOOP;
   WITH new AS (
     INSERT INTO message AS m(id, seq, due_ms, visibility_timeout_ms, timeout_ms, version, since_ms,
       queue, max_attempts, max_crashes, max_lost, priority, task, unique_key, headers, args)
