@@ -20,7 +20,7 @@ from dibs.amqp.intake import Intake, Moment
 from dibs.amqp.ladder import RUNGS_MS, Ladder
 from dibs.amqp.post import KEEPING, PERSISTENT, Post
 from dibs.amqp.press import Fate, Press, Sheet
-from dibs.amqp.wire import Limit, TooLate, Wire
+from dibs.amqp.wire import Blocked, Limit, TooLate, Wire
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.rabbitmq.inspector import RabbitInspector
@@ -109,9 +109,9 @@ class RabbitBroker(contract.Broker):
         fates: list[Fate] = []
         if fit:
             with self._call():
-                if self._publishing().blocked:
-                    raise BrokerFull(f"{self.url} is out of memory or disk: it takes no messages")
                 self._declare(sorted({message.queue for message in fit}))
+                if self._publishing().blocked:
+                    raise Blocked("the server is out of memory or disk")
                 sheets = [self._first(message, wall_ms) for message in fit]
                 fates = self._post.send(self._publishing(), sheets)
         if fates and fates.count("refused") == len(fates):
@@ -157,7 +157,8 @@ class RabbitBroker(contract.Broker):
             elif self._holds(inbox, tag, settlement.lease, now):
                 taken[tag], answers[index] = index, contract.UNKNOWN
         ends = {tag: settlements[index] for tag, index in taken.items()}
-        with suppress(*_LOST), self._call():
+        self._limit.restart()
+        with suppress(*_LOST, Blocked):
             for tag in self._end(inbox, ends, wall_ms):
                 answers[taken[tag]] = contract.APPLIED
         return answers
@@ -217,14 +218,17 @@ class RabbitBroker(contract.Broker):
         self._limit.restart()
         try:
             yield
+        except Blocked as full:
+            raise BrokerFull(f"{self.url} takes no messages: {full}") from full
         except _LOST as lost:
             raise BrokerUnavailable(f"{self.url}: {str(lost) or type(lost).__name__}") from lost
 
     def _declare(self, queues: Sequence[str]) -> None:
         new = [queue for queue in queues if queue not in self._declared]
-        if new:
-            self._post.declare(self._publishing(), new)
-            self._declared.update(new)
+        with suppress(Blocked):  # who claims goes on without, who publishes is told
+            if new:
+                self._post.declare(self._publishing(), new)
+                self._declared.update(new)
 
     def _first(self, message: Message, wall_ms: int) -> Sheet:
         body = letters.write(letters.Body(message))
@@ -244,8 +248,8 @@ class RabbitBroker(contract.Broker):
             copied = self._intake.replace(inbox, copies)
             inbox.note_returns(t for t in copied if not isinstance(ends[t].outcome, DeadLetter))
             acked += copied
-        for queue in queues:
-            inbox.count(self._post.name("q", queue), KEEPING)
+        names = [self._post.name("q", queue) for queue in queues]
+        inbox.write_down(names, self._post.empty, KEEPING)
         return acked
 
     def _copy(self, inbox: Inbox, tag: int, end: Settlement, wall_ms: int) -> Sheet:
@@ -296,6 +300,7 @@ class RabbitBroker(contract.Broker):
             self._epoch = (self._epoch + 1) % 2**31
             heartbeat = self._address.with_heartbeat(_HEARTBEAT_SECONDS)
             inbox = self._inbox = Inbox(heartbeat, self._limit, self._epoch)
+            inbox.count(self._post.empty, KEEPING)
             self._hear(inbox)
         return inbox
 
