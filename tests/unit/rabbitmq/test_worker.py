@@ -1,5 +1,7 @@
 """A real `dibs worker` on a real RabbitMQ server, from enqueue to done, dead and back again."""
 
+import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -7,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dibs import App
+from dibs.brokers.rabbitmq import open_url
+from dibs.clock import SystemClock
+from dibs.testing.making import message, publish
 from tests.servers.rabbitmq import Server
 from tests.unit.rabbitmq.test_server import bodies_of, channel_of, prefix_of
 from tests.worker.workers import LAUNCH, Started, until
@@ -33,7 +37,7 @@ def fails_once() -> None:
         raise ValueError("not yet")
     note("done at attempt 2")
 
-@app.task(max_attempts=1)
+@app.task
 def never_works() -> None:
     raise ValueError("no such photo")
 
@@ -41,10 +45,10 @@ def never_works() -> None:
 def works_later(n: int) -> None:
     note(f"later {{n}}")
 
-@app.task(visibility_timeout=6)
+@app.task
 def hangs_for_the_first() -> None:
-    note(f"began {{context().lost}}")
-    while context().lost == 0:
+    note(f"began {{context().attempt}}")
+    while context().attempt == 1:
         time.sleep(0.05)
     note("done after a loss")
 """
@@ -59,7 +63,7 @@ class Stage:
         text = APP.format(url=url, notes=str(self.notes))
         (folder / "shop.py").write_text(text, encoding="utf-8")
         self._folder = folder
-        self.app = App(url)
+        self.producer = open_url(url, clock=SystemClock(), worker_id=os.urandom(16))
         self._started: list[Started] = []
 
     def worker(self) -> Started:
@@ -72,14 +76,15 @@ class Stage:
     def saw(self, line: str, count: int = 1) -> None:
         until(lambda: self.notes.read_text().splitlines().count(line) >= count, line)
 
-    def enqueue(self, name: str, *, delay: float = 0.0, **arguments: int) -> None:
-        def stub(n: int = 0) -> None:
-            del n
-
-        self.app.task(name=name)(stub).options(delay=delay).enqueue(**arguments)
+    def enqueue(self, name: str, *numbers: int, delay: float = 0.0) -> None:
+        args = json.dumps({"n": number} if (number := next(iter(numbers), None)) else {})
+        due_ms = SystemClock().wall_ms() + int(delay * 1_000) if delay else 0
+        budget = 1 if name == "never_works" else 5
+        new = message("default", task=name, args=args.encode(), due_ms=due_ms, max_attempts=budget)
+        publish(self.producer, new)
 
     def close(self) -> None:
-        self.app.close()
+        self.producer.close()
         for started in self._started:
             started.clear_away()
 
@@ -95,16 +100,16 @@ def stage(tmp_path: Path, url: str) -> Iterator[Stage]:
 def test_jobs_are_done_tried_again_and_given_up(stage: Stage, url: str) -> None:
     """And what is due later comes later."""
     worker = stage.worker()
-    stage.enqueue("works", n=1)
+    stage.enqueue("works", 1)
     stage.enqueue("fails_once")
     stage.enqueue("never_works")
     began = time.monotonic()
-    stage.enqueue("works_later", n=2, delay=0.6)
+    stage.enqueue("works_later", 2, delay=0.6)
     stage.saw("done 1")
     stage.saw("done at attempt 2")
     stage.saw("later 2")
     assert time.monotonic() - began >= 0.5
-    worker.line("never_works .*no such photo")
+    worker.line("never_works .*dead letter: max_attempts")
     with channel_of(url) as channel:
         dead = f"{prefix_of(url)}.dead.default"
         until(lambda: channel.queue_declare(dead, passive=True).method.message_count, "it is dead")
@@ -116,7 +121,7 @@ def test_jobs_are_done_tried_again_and_given_up(stage: Stage, url: str) -> None:
 def test_rule_23_the_jobs_of_a_killed_worker_come_back(stage: Stage) -> None:
     first = stage.worker()
     stage.enqueue("hangs_for_the_first")
-    stage.saw("began 0")
+    stage.saw("began 1")
     first.kill()
     second = stage.worker()
     stage.saw("done after a loss")
@@ -126,13 +131,13 @@ def test_rule_23_the_jobs_of_a_killed_worker_come_back(stage: Stage) -> None:
 def test_rule_25_a_worker_outlives_the_servers_restart(stage: Stage, server: Server) -> None:
     """It takes jobs again within ten seconds of the server's return, and so does its producer."""
     worker = stage.worker()
-    stage.enqueue("works", n=1)
+    stage.enqueue("works", 1)
     stage.saw("done 1")
     server.stop()
     worker.line("the broker fails")
     server.start()
     back = time.monotonic()
-    stage.enqueue("works", n=2)
+    stage.enqueue("works", 2)
     stage.saw("done 2")
     assert time.monotonic() - back < 10
     assert worker.stop() == 0
