@@ -188,7 +188,9 @@ class RabbitBroker(contract.Broker):
 
     def inspector(self) -> RabbitInspector:
         """Return the slow door."""
-        return RabbitInspector(self._post, self._call, self._publishing, self._another)
+        return RabbitInspector(
+            self._address, self._post, self._call, self._publishing, self._another
+        )
 
     def idle(self) -> None:
         """Let the server know that we live, and give back what ran out."""
