@@ -157,6 +157,8 @@ class RabbitBroker(contract.Broker):
             elif self._holds(inbox, tag, settlement.lease, now):
                 taken[tag], answers[index] = index, contract.UNKNOWN
         ends = {tag: settlements[index] for tag, index in taken.items()}
+        if not ends:
+            return answers
         self._limit.restart()
         with suppress(*_LOST, Blocked):
             for tag in self._end(inbox, ends, wall_ms):
