@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from dibs.backoff import SHORTEST_MS, exponential, fixed, steps
 from dibs.brokers.capabilities import MAX_DURATION_MS
-from dibs.brokers.contract import (
-    MAX_BUDGET,
-)
+from dibs.brokers.contract import MAX_BUDGET
 from dibs.errors import OptionError
 from dibs.message import Backoff
 from dibs.policy import backoff_ms, uniform_of

@@ -20,6 +20,7 @@ from dibs.brokers.contract import (
     QUEUE_NAME,
 )
 from dibs.errors import OptionError
+from dibs.idempotency import HEADER
 from dibs.message import Message
 
 
@@ -149,6 +150,10 @@ def _rules_of_delivery(message: Message, capabilities: Capabilities) -> list[tup
         (
             0 <= message.version <= MAX_VERSION,
             f"version {message.version} of the envelope is not within 0 and {MAX_VERSION:,}",
+        ),
+        (
+            HEADER not in message.headers or capabilities.results,
+            "this broker cannot keep results, and so not the record of an idempotency key",
         ),
         (
             message.unique_key is None or capabilities.unique_keys,

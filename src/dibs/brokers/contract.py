@@ -32,7 +32,8 @@ G13 What people do is guarded as what workers do: it moves only what is still wh
 G14 Every `Nack` and `DeadLetter` that takes effect is noted as an `Attempt`, in the same step: the
     last `ATTEMPTS_KEPT` of a message, for as long as the message is there.
 G15 `results` says of each id None while its message is ready, scheduled or in flight, and otherwise
-    how it ended: its result, for its time; its dead letter; or that nothing is kept.
+    how it ended: its result, for its time; its dead letter; or that nothing is kept. A result is
+    kept in the step that applies its `Ack`, under the id of the message and that of a `Record`.
 
 A Broker object belongs to one thread at a time and takes no locks for its caller.
 """
@@ -127,8 +128,7 @@ Extended = Held | Lost | Unknown
 class Claim(Struct, frozen=True):
     """What a claim found, and after how many seconds to look again if no bell rings.
 
-    `next_in` is None where nothing stored will fall due by itself. `sure` False: the broker has not
-    looked everywhere yet, so that finding nothing says nothing.
+    `next_in` is None where nothing stored falls due by itself. Not `sure`: more may be on its way.
     """
 
     leases: list[Lease]

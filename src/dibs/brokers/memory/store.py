@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
+from dibs.brokers.ends import kept_under
 from dibs.local.waiters import Waiters
 from dibs.message import (
     Ack,
@@ -176,10 +177,9 @@ class MemoryStore:
         if isinstance(outcome, Nack | DeadLetter):
             entry.note(outcome, wall_ms)
         match outcome:
-            case Ack(result, keep_ms):
+            case Ack(result):
                 self.end(entry, Event.ACK)
-                if keep_ms > 0:
-                    id = entry.message.id
+                for id, keep_ms in kept_under(lease.message.id, outcome):
                     self.results[id] = (wall_ms + keep_ms, Result(id, result))
             case Nack(delay_ms, _, charge):
                 self._give_back(entry, wall_ms, delay_ms, charge)

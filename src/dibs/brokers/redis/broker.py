@@ -18,13 +18,7 @@ from msgspec.structs import astuple, replace
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
-from dibs.brokers.contract import (
-    APPLIED,
-    GONE,
-    STALE,
-    STORED,
-    UNKNOWN,
-)
+from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
 from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
 from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
@@ -257,6 +251,8 @@ def _ends(settlements: Iterable[Settlement]) -> Iterator[Any]:
 def _kind(settlement: Settlement) -> tuple[str, str]:
     outcome, queue = settlement.outcome, settlement.lease.message.queue
     if type(outcome) is Ack:
+        if outcome.record is not None:
+            return "record", queue
         return "keep" if outcome.keep_ms > 0 else "ack", queue
     return "dead" if isinstance(outcome, DeadLetter) else "back", queue
 
@@ -264,10 +260,12 @@ def _kind(settlement: Settlement) -> tuple[str, str]:
 def _fields(settlement: Settlement) -> tuple[Any, ...]:
     held, outcome = _held(settlement.lease), settlement.outcome
     if isinstance(outcome, Ack):
-        if outcome.keep_ms <= 0:
+        record = outcome.record
+        if outcome.keep_ms <= 0 and record is None:
             return (held,)
         value = b"" if outcome.result is None else b"=" + outcome.result
-        return held, min(outcome.keep_ms, MAX_DURATION_MS), value
+        kept = held, min(outcome.keep_ms, MAX_DURATION_MS), value
+        return kept if record is None else (*kept, record.id, min(record.keep_ms, MAX_DURATION_MS))
     error = "" if isinstance(outcome, Release) else json.dumps(astuple(outcome.error))
     if isinstance(outcome, DeadLetter):
         return held, outcome.reason, outcome.charge, error

@@ -7,9 +7,7 @@ Must never: change a setting. Called by: `RedisBroker` and its inspector.
 from msgspec import Struct
 
 from dibs.brokers.capabilities import Durability
-from dibs.brokers.contract import (
-    Finding,
-)
+from dibs.brokers.contract import Finding
 from dibs.errors import BrokerError
 from dibs.resp.link import Link
 

@@ -8,10 +8,7 @@ Called by: pytest, through `BrokerConformance`.
 import pytest
 
 from dibs.brokers.capabilities import Capabilities
-from dibs.brokers.contract import (
-    Applied,
-    Broker,
-)
+from dibs.brokers.contract import Applied, Broker
 from dibs.message import (
     Ack,
     Attempt,

@@ -9,15 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from dibs.brokers.capabilities import Capabilities
-from dibs.brokers.contract import (
-    Applied,
-    Broker,
-    Duplicate,
-    Gone,
-    Held,
-    Lost,
-    Stale,
-)
+from dibs.brokers.contract import Applied, Broker, Duplicate, Gone, Held, Lost, Stale
 from dibs.message import Ack, Lease, Nack, Outcome, Release, Settlement
 from dibs.testing.conformance.cases import Cases, in_order, late, no_longer_there
 from dibs.testing.harness import Harness

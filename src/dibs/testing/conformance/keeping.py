@@ -10,13 +10,7 @@ from operator import attrgetter
 import pytest
 
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
-from dibs.brokers.contract import (
-    ATTEMPTS_KEPT,
-    Applied,
-    Broker,
-    Duplicate,
-    Held,
-)
+from dibs.brokers.contract import ATTEMPTS_KEPT, Applied, Broker, Duplicate, Held
 from dibs.message import (
     Ack,
     Attempt,
