@@ -536,6 +536,38 @@ def settles_by_any_receipt(patch: Patch) -> None:
     patch(Holds, "of", of)
 
 
+# On a RabbitMQ server
+
+
+def takes_any_timeout(patch: Patch) -> None:
+    """Let a job run for longer than the server leaves a message unacknowledged."""
+    from dibs.brokers.rabbitmq import broker
+
+    real = broker.capabilities_of
+
+    def capabilities_of(consumer_timeout: int) -> Any:
+        return replace(real(consumer_timeout), longest_run_ms=None)
+
+    patch(broker, "capabilities_of", capabilities_of)
+
+
+def publishes_unrouted(patch: Patch) -> None:
+    """Leave out `mandatory`: what no queue takes is thrown away, and confirmed."""
+    from dibs.amqp import wire
+
+    real = wire.published
+
+    def published(*message: Any) -> bytes:
+        frames = bytearray(real(*message))
+        frames[6 + int.from_bytes(frames[3:7], "big")] = 0
+        return bytes(frames)
+
+    patch(wire, "published", published)
+
+
+# On a PostgreSQL server
+
+
 def listens_to_one_connection(patch: Patch) -> None:
     """Listen on the first connection only: PostgreSQL's bell is silent once it is lost."""
     listen = Listener._listen

@@ -20,6 +20,8 @@ from tests.worker.workers import SECONDS, until
 
 _PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _CONFIG = "listeners.tcp.local = 127.0.0.1:{port}\nloopback_users = none\n"
+_START_SECONDS = 120.0
+"""Seven on a machine that does nothing else, and a busy one takes its time."""
 _HELLO = b"AMQP\0\0\x09\x01"
 
 
@@ -66,7 +68,7 @@ class Server:
     def start(self) -> None:
         """Start the server, and wait until it speaks."""
         self._server = server = self._run([self._binary])
-        until(lambda: self._speaks() or server.poll() is not None, "RabbitMQ is up")
+        until(lambda: self._speaks() or server.poll() is not None, "RabbitMQ is up", _START_SECONDS)
         assert server.poll() is None, (self.folder / "output").read_text(encoding="utf-8")
 
     def stop(self) -> None:

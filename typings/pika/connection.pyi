@@ -35,6 +35,7 @@ class URLParameters(Parameters):
 class Connection:
     params: Parameters
     bytes_received: int
+    server_properties: dict[str, object] | None
     _body_max_length: int
     def __init__(
         self,

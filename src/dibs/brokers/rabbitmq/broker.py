@@ -157,6 +157,8 @@ class RabbitBroker(contract.Broker):
             elif self._holds(inbox, tag, settlement.lease, now):
                 taken[tag], answers[index] = index, contract.UNKNOWN
         ends = {tag: settlements[index] for tag, index in taken.items()}
+        if not ends:
+            return answers
         self._limit.restart()
         with suppress(*_LOST, Blocked):
             for tag in self._end(inbox, ends, wall_ms):
@@ -188,7 +190,9 @@ class RabbitBroker(contract.Broker):
 
     def inspector(self) -> RabbitInspector:
         """Return the slow door."""
-        return RabbitInspector(self._post, self._call, self._publishing, self._another)
+        return RabbitInspector(
+            self._address, self._post, self._call, self._publishing, self._another
+        )
 
     def idle(self) -> None:
         """Let the server know that we live, and give back what ran out."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NoReturn
 
+from dibs.amqp.address import Address
 from dibs.amqp.inbox import Inbox
 from dibs.amqp.post import KEEPING, MARK, Post
 from dibs.amqp.press import Press
@@ -17,6 +18,7 @@ from dibs.errors import OptionError
 from dibs.message import JobView, QueueCounts
 from dibs.states import State
 
+_NEAR = ("localhost", "127.0.0.1", "::1")
 _TAKES = (
     "this broker cannot show or move single jobs: AMQP can only take a message, not look at it;"
     " the server's own management page can"
@@ -28,11 +30,13 @@ class RabbitInspector(contract.Inspector):
 
     def __init__(
         self,
+        address: Address,
         post: Post,
         call: Callable[[], AbstractContextManager[None]],
         press: Callable[[], Press],
         inbox: Callable[[], Inbox],
     ) -> None:
+        self._address = address
         self._post = post
         self._call = call
         self._press = press
@@ -43,6 +47,41 @@ class RabbitInspector(contract.Inspector):
         with self._call():
             press = self._press()
             return [self._counts(press, name) for name in self._names()]
+
+    def findings(self) -> list[contract.Finding]:
+        """Say what the server says of itself, and what AMQP cannot ask for."""
+        with self._call():
+            press = self._press()
+        said = press.server_properties or {}
+        version = str(said.get("version", "unknown"))
+        timeout = self._address.consumer_timeout
+        node = str(said.get("cluster_name", "unknown"))
+        encrypted = self._address.parameters.ssl_options is not None
+        near = self._address.parameters.host in _NEAR
+        return [
+            contract.Finding("RabbitMQ", version, "good"),
+            contract.Finding("cluster", node, "good"),
+            contract.Finding("queues", "quorum, confirmed, rejecting what is over a limit", "good"),
+            contract.Finding(
+                "connection",
+                "TLS, the server verified" if encrypted else "not encrypted",
+                "good" if encrypted or near else "note",
+                "" if encrypted or near else "use amqps:// where others can read along",
+            ),
+            contract.Finding(
+                "consumer_timeout",
+                f"{timeout:,} s, as the URL says" if timeout else "none, as the URL says",
+                "note",
+                "AMQP cannot ask for it: compare it with the server's own setting",
+            ),
+            contract.Finding(
+                "policies",
+                "unknown",
+                "note",
+                "AMQP cannot ask for them: no message-ttl, expires or delivery-limit on"
+                f" `{self._post.prefix}.q.*`",
+            ),
+        ]
 
     def jobs(
         self, queue: str | None, state: State, limit: int = 100, after: str | None = None
