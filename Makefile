@@ -14,7 +14,7 @@ help:  ## show this list
 
 setup: $(READY)  ## make .venv, with locked requirements and dibs itself, editable
 
-demo: $(READY)  ## 10,000 photo jobs, 50 workers, one of them killed on the way
+demo: $(READY)  ## 12,000 jobs under the faults that befall workers, and an audit
 	@$(BIN)/dibs demo $(ARGS)
 
 test: check  ## the whole proof: make check, then every test and every example of the docs
@@ -42,7 +42,7 @@ house: $(READY)
 fmt: $(READY)  ## format the code and mend what ruff can mend by itself
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
-chaos: $(READY)  ## workers killed at random for 5 minutes, and 100 rolling restarts, under load
+chaos: $(READY)  ## 5 minutes of random kills and 100 rolling restarts, for each kind of effect
 	@DIBS_CHAOS_SECONDS=300 DIBS_CHAOS_RESTARTS=100 $(BIN)/python -m pytest -s -n0 \
 		-o faulthandler_timeout=0 -k every_rule tests/chaos/test_chaos.py $(ARGS)
 

@@ -30,6 +30,7 @@ FIGURES = {
     "backlog": "1,000,000 waiting against 100,000",
     "sleeping": "100,000 jobs of 20 ms in 500 slots",
     "crash": "a segfaulting job among 1,000 healthy ones",
+    "rabbitmq": "RabbitMQ: drained, enqueued in one call, and from enqueue to start",
     "redis": "on Redis: jobs drained, enqueued, and from enqueue to start",
     "postgres": "on PostgreSQL: jobs drained, enqueued, from enqueue to start, a long backlog",
     "sqs": "on a local server that speaks SQS: the same",

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from dibs.app import App
-from dibs.brokers.contract import Capabilities
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.memory import MemoryBroker
 from dibs.brokers.postgres import PostgresBroker
 from dibs.brokers.rabbitmq import RabbitBroker

@@ -13,6 +13,7 @@ from dibs.brokers.url import redact
 from dibs.clock import Clock, Randomness, SystemClock, system_randomness
 from dibs.delivery import BoundCall, P, batches
 from dibs.errors import OptionError, TaskDefinitionError, TaskNotFound
+from dibs.idempotency import KEPT_SECONDS
 from dibs.job import R_co
 from dibs.message import Backoff
 from dibs.options import Options, Seconds, revised
@@ -115,6 +116,8 @@ class App:
         backoff: Backoff | None = None,
         retry_on: ExceptionTypes | None = None,
         give_up_on: ExceptionTypes = (),
+        idempotency_key: str | None = None,
+        keep_key: Seconds = KEPT_SECONDS,
     ) -> Decorator: ...
 
     def task(
@@ -136,6 +139,8 @@ class App:
         backoff: Backoff | None = None,
         retry_on: ExceptionTypes | None = None,
         give_up_on: ExceptionTypes = (),
+        idempotency_key: str | None = None,
+        keep_key: Seconds = KEPT_SECONDS,
     ) -> Any:
         """Register a function, `def` or `async def`, as a task: `@app.task` or `@app.task(...)`.
 
@@ -160,6 +165,17 @@ class App:
                 every exception is.
             give_up_on: an exception type, or a tuple of them, that is not tried again. Of a type
                 named here and a type named in `retry_on`, the nearer to the exception's own counts.
+            idempotency_key: what a job does once, as text with the task's parameters in it, such as
+                "charge-{order}". It is the job's unique key, and outlasts the job: another one of
+                this task and key is not run, but acknowledged with the recorded result.
+            keep_key: seconds, at least 1, for which it is recorded that what a key names is done.
+
+        An `idempotency_key` is looked up in the broker before the function runs, and recorded in
+        the step that acknowledges the job. So one window remains: when the function has had its
+        effect and the acknowledgement does not reach the broker, because the worker died or lost
+        its lease in between, the job runs again. Only a record in the same transaction as the
+        effect closes it: `dibs.once`, in the function. Parameters in a key are text and numbers, or
+        such inside of them, as in "{event.id}"; between two of them, put what neither has in it.
 
         Raises:
             TaskDefinitionError: the function cannot be a task, or its name is taken.
@@ -174,7 +190,8 @@ class App:
             "max_crashes": max_crashes,
             "max_lost": max_lost,
         }
-        own = Definition(name, heartbeat, runs_in, keep_result, backoff, retry_on, give_up_on)
+        tries, keys = (backoff, retry_on, give_up_on), (idempotency_key, keep_key)
+        own = Definition(name, heartbeat, runs_in, keep_result, *tries, *keys)
 
         def register(function: Callable[..., Any]) -> AnyTask:
             options = revised(Options(), given)

@@ -11,7 +11,7 @@ Of duplicate keys in a foreign payload the last counts: to refuse them would tak
 the worker's hottest path, and nobody reads the first.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import isfinite
 from types import NoneType
 from typing import Any
@@ -140,6 +140,27 @@ class Codec:
             if value is UNSET:
                 return _by_name(signature, values)
         return given, {}
+
+    def values(self, payload: bytes, names: Iterable[str]) -> dict[str, object]:
+        """Return parameters of a call as the plain JSON that they are, by name.
+
+        One that was left out has the function's own default.
+
+        Raises:
+            ArgumentError: a default has no JSON form.
+        """
+        signature = self._signature or self.signature()
+        call = signature.decode(payload)
+        found: dict[str, object] = {}
+        for name in names:
+            value = getattr(call, name)
+            try:
+                given = signature.defaults[name] if value is UNSET else value
+                found[name] = msgspec.to_builtins(given, enc_hook=_to_json)
+            except Exception as error:
+                why = _no_json(error)
+                raise ArgumentError(f"`{self._task}`: parameter `{name}` {why}") from error
+        return found
 
     def encode_result(self, value: object) -> bytes:
         """Return what a task returned, as JSON.

@@ -16,6 +16,7 @@ from msgspec import Struct
 from dibs.alike import Alike
 from dibs.brokers.contract import CallersConnection
 from dibs.errors import ArgumentError, LedgerError, OptionError
+from dibs.idempotency import HEADER, unique_key
 from dibs.job import Job, Origin, R_co
 from dibs.message import Message
 from dibs.options import Options, Seconds, revised
@@ -56,6 +57,7 @@ class Delivery(Generic[P, R_co]):
         self._connection = connection
         self._name = name = origin.info.name
         self._codec = origin.codec
+        self._key_form = origin.key_form
         self._options = options
         self._producer = origin.producer
         self._new_id = origin.producer.ids.new
@@ -106,7 +108,10 @@ class Delivery(Generic[P, R_co]):
             ArgumentError: the arguments do not fit the task's signature, or have no JSON form.
         """
         self._refuse_connection("bind")
-        return BoundCall(self, self._codec.encode(args, kwargs))
+        payload = self._codec.encode(args, kwargs)
+        if self._key_form is not None:
+            self._key_of(payload)  # what is wrong with it is said here
+        return BoundCall(self, payload)
 
     def options(
         self,
@@ -138,8 +143,14 @@ class Delivery(Generic[P, R_co]):
                 the job in its transaction, so there is one if and only if that commits.
 
         Raises:
-            OptionError: one of them is out of its range; the text names both.
+            OptionError: one of them is out of its range; the text names both. Or `unique_key` is
+                given for a task whose `idempotency_key` is its unique key.
         """
+        if unique_key is not None and self._key_form is not None:
+            raise OptionError(
+                f"`{self._name}` has an `idempotency_key`, which is the unique key of its jobs too:"
+                " leave `unique_key` out"
+            )
         given = {
             "delay": delay,
             "run_at": run_at,
@@ -162,6 +173,18 @@ class Delivery(Generic[P, R_co]):
         )
         return f"<{type(self).__name__} {self._name} {' '.join(changed)}".rstrip() + ">"
 
+    def messages(
+        self, ids: Sequence[bytes], payloads: Sequence[bytes], now_ms: int
+    ) -> Sequence[Message]:
+        """Return a message for each of `ids` and `payloads`, enqueued at `now_ms`."""
+        before, after = self.around(now_ms)
+        if self._key_form is None:
+            return Alike(Message(ids[0], *before, payloads[0], *after), ids, payloads)
+        return [
+            Message(id, *before, payload, *self._keyed(after, payload))
+            for id, payload in zip(ids, payloads, strict=True)
+        ]
+
     def around(self, now_ms: int) -> tuple[tuple[str, str], tuple[Any, ...]]:
         """Return the fields of a message before and after its arguments, enqueued at `now_ms`."""
         delay_ms = self._options.delay_ms
@@ -180,7 +203,18 @@ class Delivery(Generic[P, R_co]):
         before, after = self._before, self._after
         if self._options.delay_ms:
             before, after = self.around(self._producer.clock.wall_ms())
+        if self._key_form is not None:
+            after = self._keyed(after, payload)
         return Message(self._new_id(), *before, payload, *after)
+
+    def _key_of(self, payload: bytes) -> str:
+        assert self._key_form is not None
+        return self._key_form.key(self._codec.values(payload, self._key_form.parameters))
+
+    def _keyed(self, after: tuple[Any, ...], payload: bytes) -> tuple[Any, ...]:
+        """Return the fields after the arguments with the idempotency key of a call."""
+        key = self._key_of(payload)
+        return *after[:-1], unique_key(self._name, key), {HEADER: key}
 
     def _job(self, message: Message, key: bytes) -> Job[R_co]:
         return Job(key, self._origin, message.queue, key != message.id)
@@ -239,13 +273,11 @@ def batches(calls: Iterable[BoundCall], producer: Producer) -> Iterator[Sequence
 def _messages(calls: list[BoundCall], producer: Producer) -> Sequence[Message]:
     now_ms = producer.clock.wall_ms()
     ids = producer.ids.take(len(calls))
-    runs: list[Alike] = []
+    runs: list[Sequence[Message]] = []
     start = 0
     delivery: Delivery[..., object]
     for delivery, group in groupby(calls, attrgetter("delivery")):
         args = [call.payload for call in group]
-        before, after = delivery.around(now_ms)
-        pattern = Message(ids[start], *before, args[0], *after)
-        runs.append(Alike(pattern, ids[start : start + len(args)], args))
+        runs.append(delivery.messages(ids[start : start + len(args)], args, now_ms))
         start += len(args)
     return runs[0] if len(runs) == 1 else [message for run in runs for message in run]

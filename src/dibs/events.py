@@ -40,6 +40,12 @@ class LeaseLost(Struct, frozen=True, gc=False):
     ran: bool
 
 
+class AlreadyDone(Struct, frozen=True, gc=False):
+    """Jobs were not run: what their idempotency keys name is done. They count as done too."""
+
+    jobs: int
+
+
 class RunnerDied(Struct, frozen=True, gc=False):
     """A runner process died; its running jobs are charged a crash, its queued ones are not."""
 
@@ -108,6 +114,7 @@ Event = (
     Settled
     | JobFailed
     | LeaseLost
+    | AlreadyDone
     | RunnerDied
     | RunnerNotStarted
     | RunnerCondemned

@@ -12,6 +12,7 @@ from msgspec import Struct
 from dibs.brokers.contract import Broker
 from dibs.codec import Codec
 from dibs.errors import JobFailed, ResultNotKept
+from dibs.idempotency import KeyForm
 from dibs.message import Result, TaskInfo
 from dibs.producer.ids import as_text
 from dibs.producer.producer import Producer
@@ -29,6 +30,7 @@ class Origin(Struct, frozen=True, eq=False):
     info: TaskInfo
     codec: Codec
     producer: Producer
+    key_form: KeyForm | None = None
 
 
 class Job(Struct, Generic[R_co], frozen=True):

@@ -57,7 +57,8 @@ class TaskInfo(Struct, frozen=True, array_like=True):
     """What a worker must know of a task without importing it; runners send it up.
 
     `keep_result_ms` is 0 where no result is kept. `where` is "file:line", for people. `backoff` is
-    here for the runs that the pump fails, those that do not end after their timeout.
+    here for the runs that the pump fails, those that do not end after their timeout. `keep_key_ms`
+    is how long the record of an idempotency key is kept, 0 where the task has none.
     """
 
     name: str
@@ -67,6 +68,7 @@ class TaskInfo(Struct, frozen=True, array_like=True):
     keep_result_ms: int
     where: str
     backoff: Backoff
+    keep_key_ms: int = 0
 
 
 class Message(Struct, frozen=True, gc=False, array_like=True):
@@ -127,14 +129,22 @@ class Error(Struct, frozen=True, gc=False, array_like=True):
     traceback: str = ""
 
 
+class Record(Struct, frozen=True, gc=False, array_like=True):
+    """A second id under which a result is kept, and for how long: what an idempotency key names."""
+
+    id: bytes
+    keep_ms: int
+
+
 class Ack(Struct, frozen=True, gc=False, array_like=True, tag="ack"):
     """Done: the message is gone for good. `result` is JSON, kept for `keep_ms` where a broker can.
 
-    `keep_ms` 0 keeps nothing.
+    `keep_ms` 0 keeps nothing. With a `record` it is kept under that id too, in the same step.
     """
 
     result: bytes | None = None
     keep_ms: int = 0
+    record: Record | None = None
 
 
 class Nack(Struct, frozen=True, gc=False, array_like=True, tag="nack"):

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from dibs.brokers.capabilities import MAX_DURATION_MS
 from dibs.brokers.contract import (
     LATEST_DUE_MS,
     MAX_BUDGET,
-    MAX_DURATION_MS,
     MAX_NAME_BYTES,
     MIN_VISIBILITY_TIMEOUT_MS,
     QUEUE_NAME,

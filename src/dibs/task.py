@@ -14,6 +14,7 @@ from dibs.brokers.contract import MAX_NAME_BYTES
 from dibs.codec import Codec
 from dibs.delivery import Delivery, P
 from dibs.errors import OptionError, TaskDefinitionError
+from dibs.idempotency import KeyForm, key_form
 from dibs.job import Job, Origin, R_co
 from dibs.message import Backoff, Kind, TaskInfo
 from dibs.options import Options, Seconds, milliseconds
@@ -43,12 +44,14 @@ class Task(Delivery[P, R_co]):
         retries: Retries,
         options: Options,
         producer: Producer,
+        *,
+        key_form: KeyForm | None = None,
     ) -> None:
         self.function = function
         self.info = info
         self.retries = retries
         self.codec = Codec(info.name, function)
-        super().__init__(Origin(info, self.codec, producer), options)
+        super().__init__(Origin(info, self.codec, producer, key_form), options)
         self.__wrapped__ = function
         self.__name__ = function.__name__
         self.__qualname__ = function.__qualname__
@@ -109,6 +112,8 @@ class Definition(NamedTuple):
     backoff: Backoff | None
     retry_on: ExceptionTypes | None
     give_up_on: ExceptionTypes
+    idempotency_key: str | None
+    keep_key: Seconds
 
 
 def define(
@@ -139,9 +144,10 @@ def define(
     keep_ms = milliseconds("keep_result", given.keep_result)
     kept_ms = keep_ms if returns(function) == "value" else 0
     backoff = _backoff(given.backoff)
-    info = TaskInfo(name, options.queue, kind, given.heartbeat, kept_ms, where, backoff)
+    key_form, key_ms = _key_form(name, function, given)
+    info = TaskInfo(name, options.queue, kind, given.heartbeat, kept_ms, where, backoff, key_ms)
     made = AsyncTask if is_async else FunctionTask
-    return made(function, info, _retries(given), options, producer)
+    return made(function, info, _retries(given), options, producer, key_form=key_form)
 
 
 def _code(function: object) -> CodeType:
@@ -196,6 +202,18 @@ def _check_parameters(function: Callable[..., Any], code: CodeType, who: str) ->
             f"{who} is a method of `{owner}`, and an object cannot be sent: write a function, and"
             " pass it what it needs to make or find the object"
         )
+
+
+def _key_form(
+    name: str, function: Callable[..., Any], given: Definition
+) -> tuple[KeyForm | None, int]:
+    """Return how the keys of a task are made, and for how long their records are kept."""
+    keep_ms = milliseconds("keep_key", given.keep_key, 1_000)
+    if given.idempotency_key is None:
+        return None, 0
+    code = _innermost(function).__code__
+    parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return key_form(name, given.idempotency_key, parameters), keep_ms
 
 
 def _backoff(given: object) -> Backoff:

@@ -22,8 +22,8 @@ from dibs.brokers.sqlite import open_sqlite
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError
 from dibs.message import Message
-from tests.chaos.effects import EFFECTS
-from tests.chaos.history import Event, History, Type
+from tests.chaos.effects import EFFECTS, Effect
+from tests.chaos.history import Event, History, Type, check, rule_18_effects
 from tests.chaos.recorder import read
 from tests.worker.workers import Scene, Started, until
 
@@ -48,7 +48,7 @@ class Field:
         patch.setenv("DIBS_CHAOS_EFFECT", effect)
         self.seed = int(os.environ.get("DIBS_CHAOS_SEED") or random.SystemRandom().randrange(10**6))
         self.chance = random.Random(self.seed)
-        self.effect = EFFECTS[effect](scene.folder)
+        self.effect: Effect = EFFECTS[effect](scene.folder)
         self._scene = scene
         self._path = scene.folder / "history.jsonl"
         scene.record = str(self._path)
@@ -99,15 +99,10 @@ class Field:
         connection.close()
         return History(events, listed["live"], listed["dead"])
 
-    def broken_effects(self, history: History) -> list[str]:
-        """Return what was done too seldom or too often (rule 18)."""
+    def broken(self, history: History) -> list[str]:
+        """Return what breaks a rule, in the history and in what its jobs did to the world."""
         counts = self.effect.counts()
-        missing = history.jobs("ack", "ok") - set(counts)
-        found = [f"rule 18: {len(missing)} jobs without effect"] if missing else []
-        most = self.effect.most
-        if most is not None and (often := [n for n, count in counts.items() if count > most]):
-            found.append(f"rule 18: {len(often)} jobs with more than {most} effects")
-        return found
+        return check(history, LEASE_SECONDS) + rule_18_effects(history, counts, self.effect.most)
 
     def _publish(self, chance: random.Random, tasks: dict[str, int], long: int) -> None:
         broker = open_sqlite(

@@ -12,7 +12,7 @@ happened. An `invoke` that nothing follows was cut short by a death, and may hav
 import math
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -171,6 +171,19 @@ def rule_17_never_early(history: History) -> list[str]:
             if event.t < returned.pop(event.job, -math.inf) - 0.001:
                 found.append(f"rule 17: job {event.job} was granted before its delay was over")
     return found
+
+
+def rule_18_effects(history: History, counts: Mapping[int, int], most: int | None) -> list[str]:
+    """A job that is done has had its effect; none has had it more than `most` times, if any is."""
+    missing = sorted(history.jobs("ack", "ok") - counts.keys())
+    often = sorted(job for job, count in counts.items() if most is not None and count > most)
+    strange = sorted(counts.keys() - history.jobs("publish", "invoke"))
+    found = {
+        f"without effect: {missing[:10]}": missing,
+        f"with more than {most} effects: {often[:10]}": often,
+        f"that nobody published had an effect: {strange[:10]}": strange,
+    }
+    return [f"rule 18: {len(jobs)} jobs {text}" for text, jobs in found.items() if jobs]
 
 
 class Orphan(Struct, frozen=True, gc=False):

@@ -14,7 +14,7 @@ import pytest
 
 from tests.chaos.effects import EFFECTS
 from tests.chaos.field import LEASE_SECONDS, Field
-from tests.chaos.history import LATE_SECONDS, check, percentile, redeliveries
+from tests.chaos.history import LATE_SECONDS, percentile, redeliveries
 from tests.worker.workers import Scene, until
 
 KILL_SECONDS = float(os.environ.get("DIBS_CHAOS_SECONDS", "10"))
@@ -58,14 +58,15 @@ def judge_kills(field: Field) -> None:
     print(
         f"\nseed {field.seed}: {jobs} jobs, {kills} workers killed, {len(late)} jobs redelivered,"
         f" after {percentile(late, 0.5):.2f} s (p50), {percentile(late, 0.99):.2f} s (p99),"
-        f" {max(late, default=0):.2f} s (max)"
+        f" {max(late, default=0):.2f} s (max); {field.effect.spared()} effects not repeated"
     )
-    broken = check(history, LEASE_SECONDS) + field.broken_effects(history)
+    broken = field.broken(history)
     assert broken == [], f"seed {field.seed}: {broken}"
     assert (history.live, history.dead) == (frozenset(), frozenset())
     assert late, "or no kill met a running job"
     if KILL_SECONDS >= PROOF_SECONDS:
         assert percentile(late, 0.99) <= LEASE_SECONDS + LATE_SECONDS, f"seed {field.seed}"
+        assert field.effect.spared() or field.effect.most is None, "or no kill met an effect"
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
@@ -87,6 +88,16 @@ def test_a_worker_that_loses_or_forgets_jobs_is_found(
     field = Field(scene, "appended", monkeypatch)
     kill_at_random(field, 3.0, PLAIN, mean=0.3)
     with pytest.raises(AssertionError, match=finding):
+        judge_kills(field)
+
+
+def test_an_effect_that_is_had_twice_is_found(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = Field(scene, "appended", monkeypatch)
+    field.effect.most = 1  # which it does not keep
+    kill_at_random(field, 3.0, PLAIN, mean=0.3)
+    with pytest.raises(AssertionError, match=r"rule 18: .* with more than 1 effects"):
         judge_kills(field)
 
 
@@ -119,7 +130,7 @@ def judge_restarts(field: Field, took: list[float]) -> None:
         f" {percentile(took, 0.5):.2f} s (p50), {max(took):.2f} s (max);"
         f" {len(list(history.of('release', 'ok')))} leases given back"
     )
-    broken = check(history, LEASE_SECONDS) + field.broken_effects(history)
+    broken = field.broken(history)
     burnt = {event.job for event in history.of("claim", "ok") if event.attempt > 1}
     if burnt:
         broken.append(f"rule 29: {len(burnt)} jobs have lost an attempt")

@@ -2,7 +2,17 @@
 
 import pytest
 
-from tests.chaos.history import DRIFT, NO_JOB, Event, History, Op, check, percentile, redeliveries
+from tests.chaos.history import (
+    DRIFT,
+    NO_JOB,
+    Event,
+    History,
+    Op,
+    check,
+    percentile,
+    redeliveries,
+    rule_18_effects,
+)
 
 LEASE = 10.0
 
@@ -172,6 +182,29 @@ def test_a_lawful_history_passes(name: str) -> None:
 def test_what_breaks_a_rule_is_found_and_nothing_else(finding: str) -> None:
     [found] = check(BROKEN[finding], LEASE)
     assert found.startswith(finding)
+
+
+def test_effects_that_are_had_as_often_as_they_may_be_pass() -> None:
+    done = LAWFUL["done"]
+    assert rule_18_effects(done, {1: 1}, most=1) == []
+    assert rule_18_effects(done, {1: 3}, most=None) == []
+    assert rule_18_effects(LAWFUL["live"], {}, most=1) == []
+    assert rule_18_effects(LAWFUL["live"], {1: 1}, most=1) == [], "had, and not acknowledged yet"
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "finding"),
+    [
+        ({}, 1, "1 jobs without effect: [1]"),
+        ({}, None, "1 jobs without effect: [1]"),
+        ({1: 2}, 1, "1 jobs with more than 1 effects: [1]"),
+        ({1: 1, 2: 1}, 1, "1 jobs that nobody published had an effect: [2]"),
+    ],
+)
+def test_effects_that_are_missing_too_many_or_of_nobody_are_found(
+    counts: dict[int, int], most: int | None, finding: str
+) -> None:
+    assert rule_18_effects(LAWFUL["done"], counts, most) == [f"rule 18: {finding}"]
 
 
 def test_a_redelivery_counts_from_the_kill_to_the_next_grant() -> None:

@@ -40,6 +40,7 @@ CAUGHT_BY = {
         "test_rule_09_an_old_lease_does_not_hold_a_later_message_of_its_id",
         "test_rule_11_two_settlements_of_one_lease_in_one_batch",
         "test_rule_21_a_late_result_is_kept_and_a_stale_one_is_not",
+        "test_rule_21_a_late_record_is_kept_and_a_stale_one_is_not",
     },
     "TestTwoStepDeadLetter": {
         "test_rule_16_a_settlement_that_is_cut_short_is_whole_or_nothing",

@@ -22,6 +22,7 @@ from dibs.brokers.holds import Hold, Holds
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError
+from dibs.libpq.listener import Listener
 from dibs.local.bells import Bells
 from dibs.local.database import Database
 from dibs.local.lock import WriteLock
@@ -533,6 +534,20 @@ def settles_by_any_receipt(patch: Patch) -> None:
         return Hold(str(lease.receipt).partition(" ")[2], 0, math.inf)
 
     patch(Holds, "of", of)
+
+
+def listens_to_one_connection(patch: Patch) -> None:
+    """Listen on the first connection only: PostgreSQL's bell is silent once it is lost."""
+    listen = Listener._listen
+    done: set[int] = set()
+
+    def once(self: Listener, session: Any) -> None:
+        if id(self) in done:
+            raise BrokerError("it has listened before")
+        done.add(id(self))
+        listen(self, session)
+
+    patch(Listener, "_listen", once)
 
 
 FAULTS: dict[str, Callable[[Patch], None]] = {

@@ -82,6 +82,12 @@ class Server:
         assert self._server is not None
         os.killpg(self._server.pid, number)
 
+    def control(self, *command: str) -> None:
+        """Have the server's own tool do something; that takes seconds."""
+        tool = self._binary.with_name("rabbitmqctl")
+        node = self._environment["RABBITMQ_NODENAME"]
+        self._run([tool, "-n", node, *command]).wait(SECONDS)
+
     def close(self) -> None:
         """End what was started."""
         if self._server is not None:
@@ -120,11 +126,14 @@ class Server:
 
 
 @contextmanager
-def serving(binaries: tuple[Path, str]) -> Iterator[Server]:
-    """Start a server, and end it after."""
-    # In memory where there is such a place: what is thrown away need not reach a disk first.
+def serving(binaries: tuple[Path, str], place: Path | None = None) -> Iterator[Server]:
+    """Start a server, and end it after; its data lies in a folder in `place`.
+
+    By default that is in memory: what is thrown away need not reach a disk first.
+    """
     memory = Path("/dev/shm")
-    place = memory if os.access(memory, os.W_OK) else None
+    if place is None and os.access(memory, os.W_OK):
+        place = memory
     folder = Path(tempfile.mkdtemp(prefix="dibs-rabbitmq-", dir=place))
     server = Server(folder, binaries)
     try:

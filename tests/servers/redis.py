@@ -1,8 +1,10 @@
-"""A Redis server of the tests' own, from the system's package.
+"""A Redis server of the tests' own, from the system's package; or what DIBS_REDIS_SERVER names.
 
-Owns: its folder, its port, its process and its end.
+Owns: its folder, its port, its process and its end. With that variable the same tests run on
+Valkey, or on another version.
 """
 
+import os
 import shutil
 import socket
 import subprocess
@@ -21,7 +23,8 @@ INSTALL = "Redis is not installed: apt install redis-server (no service needed)"
 
 def program() -> str | None:
     """Return the server's program, or None where there is none."""
-    return shutil.which("redis-server") or shutil.which("valkey-server")
+    named = os.environ.get("DIBS_REDIS_SERVER")
+    return named or shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 def free_port() -> int:

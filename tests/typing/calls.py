@@ -31,7 +31,13 @@ async def fetch(url: str, *, tries: int = 3) -> bytes:
 def log(text: str, /) -> None: ...
 
 
+@app.task(idempotency_key="charge-{order}", keep_key=timedelta(days=1))
+async def charge(order: int, *, cents: int = 0) -> str:
+    return f"{order} {cents}"
+
+
 async def results_are_typed() -> None:
+    assert_type(charge.enqueue(17, cents=5), Job[str])
     assert_type(resize("a.jpg"), str)
     assert_type(await assert_type(fetch("url"), Coroutine[Any, Any, bytes]), bytes)
     assert_type(resize.enqueue("a.jpg", width=64), Job[str])
@@ -112,6 +118,14 @@ def wrong_options_are_refused() -> None:
     resize.options(prio=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     app.task(delay=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     app.task(runs_in="thread")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+def wrong_keys_are_refused() -> None:
+    app.task(idempotency_key=lambda order: f"{order}")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    app.task(idempotency_key=5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    app.task(keep_key="a day")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    charge.enqueue("17")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    charge.options(idempotency_key="{order}")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def a_call_is_not_a_bound_call() -> None:

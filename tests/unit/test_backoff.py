@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dibs.backoff import SHORTEST_MS, exponential, fixed, steps
-from dibs.brokers.contract import MAX_BUDGET, MAX_DURATION_MS
+from dibs.brokers.capabilities import MAX_DURATION_MS
+from dibs.brokers.contract import MAX_BUDGET
 from dibs.errors import OptionError
 from dibs.message import Backoff
 from dibs.policy import backoff_ms, uniform_of

@@ -5,14 +5,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.checks import refusal
-from dibs.brokers.contract import Capabilities
+from dibs.idempotency import HEADER
 from dibs.testing.making import lawful_fields, message, refused_fields
 
 CAPABILITIES = Capabilities(
     durability="D0", durability_note="none", batch_limit=10, payload_limit=100_000
 )
-MODEST = replace(CAPABILITIES, priorities=False, unique_keys=False, longest_lease_ms=43_200_000)
+MODEST = replace(
+    CAPABILITIES, priorities=False, unique_keys=False, results=False, longest_lease_ms=43_200_000
+)
 REFUSED = refused_fields(CAPABILITIES)
 LAWFUL = lawful_fields(CAPABILITIES)
 
@@ -47,6 +50,7 @@ def test_a_message_that_is_unusual_in_other_ways_too_is_refused_all_the_same(
     [
         ({"priority": 1}, "priority"),
         ({"unique_key": "k"}, "unique key"),
+        ({"headers": {HEADER: "k"}}, "idempotency key"),
         ({"visibility_timeout_ms": 43_200_001}, "visibility"),
     ],
 )

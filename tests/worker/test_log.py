@@ -62,6 +62,7 @@ LOGGED: list[tuple[events.Event, int, str]] = [
             " jobs, and is replaced"
         ),
     ),
+    (events.AlreadyDone(2), logging.INFO, "2 jobs not run: done before, by idempotency key"),
     (
         events.RunnerNotStarted("[Errno 11] Resource temporarily unavailable", 0.2),
         logging.ERROR,

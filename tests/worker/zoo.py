@@ -179,6 +179,19 @@ def answers_def(n: int) -> Answer:
     return Answer(n, datetime(2030, 1, 1, tzinfo=UTC))
 
 
+@app.task(idempotency_key="keyed-{n}", visibility_timeout=1)
+async def keyed(n: int) -> str:
+    note_run("keyed", n)
+    return f"fence {context().fence}"
+
+
+@app.task(idempotency_key="keyed-{n}", visibility_timeout=1)
+def keyed_def(n: int) -> None:
+    note_run("keyed_def", n)
+    if n < 0 and context().attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)  # after the effect, and before anybody hears of it
+
+
 @app.task(backoff=fixed(0), max_attempts=3)
 async def fails_thrice(n: int) -> Answer:
     raise ValueError(f"{n}, attempt {context().attempt}")

@@ -21,5 +21,7 @@ class Basic:
         delivery_tag: int
         multiple: bool
 
+    class GetEmpty: ...
+
     class Return:
         routing_key: str

@@ -13,6 +13,7 @@ from itertools import count
 from msgspec import Struct
 from pika.connection import Parameters
 from pika.frame import Method
+from pika.spec import Basic
 
 from dibs.amqp.frames import acked, returned
 from dibs.amqp.wire import Limit, Wire
@@ -111,6 +112,20 @@ class Inbox(Wire):
             answers = self.begin("queue_declare", queue=name, durable=True, arguments=arguments)
             while len(ready) < number and not answers:
                 self.wait_for_more()
+
+    def write_down(self, names: Iterable[str], empty: str, arguments: Mapping[str, object]) -> None:
+        """Wait until what was settled in queues of the server is on its disk.
+
+        Settling has no answer. But a queue that answers has taken in what it was told before; and
+        what a quorum queue answers to a `get` it has written behind that, in the log that all of a
+        node's queues share. `empty` is one that never has a message to give.
+        """
+        for name in names:
+            self.count(name, arguments)
+        answers: list[object] = []
+        self.line.add_callback(answers.append, [Basic.GetEmpty])
+        self.line.basic_get(queue=empty, callback=_nobody, auto_ack=True)
+        self.wait(lambda: bool(answers))
 
     def acknowledge(self, tags: Sequence[int]) -> None:
         """End deliveries for good."""

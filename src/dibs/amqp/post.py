@@ -5,7 +5,8 @@ Must never: have a message confirmed that is in no queue.
 Called by: the adapter and its inspector.
 
 `PREFIX.q.QUEUE` is a queue, `PREFIX.dead.QUEUE` its dead letters, `PREFIX.delay.MS` a rung of the
-ladder, `PREFIX.queues` a list of the queues' names. What is true as long as a queue exists is asked
+ladder, `PREFIX.queues` a list of the queues' names, `PREFIX.empty` a queue to which nothing is ever
+published. What is true as long as a queue exists is asked
 by a message that the queue refuses: `PREFIX.store` (the store was made), `PREFIX.paused.QUEUE`.
 """
 
@@ -36,6 +37,7 @@ class Post:
 
     def __init__(self, prefix: str, ladder: Ladder) -> None:
         self.prefix = prefix
+        self.empty = f"{prefix}.empty"
         self.ladder = ladder
         self._made: set[str] = set()
         self._paused: list[str] = []
@@ -46,8 +48,8 @@ class Post:
         return f"{self.prefix}.{kind}.{queue}"
 
     def found_store(self, press: Press) -> bool:
-        """Make the store if it is not there; say whether it was."""
-        if self.are_there(press, [f"{self.prefix}.store"]) == [True]:
+        """Make the store if it is not there; say whether it was, or nobody can tell for now."""
+        if self.are_there(press, [f"{self.prefix}.store"]) == [True] or press.blocked:
             return True
         self.make(press, f"{self.prefix}.queues", KEEPING)
         press.ask("exchange_declare", exchange=f"{self.prefix}.names", durable=True)
@@ -59,7 +61,7 @@ class Post:
         fates = press.print([Sheet(exchange, name, _PASSING, b"") for name in names])
         if press.why is not None:
             raise press.why
-        return [fate != "unroutable" for fate in fates]
+        return [fate in ("stored", "refused") for fate in fates]
 
     def declare(self, press: Press, queues: Sequence[str]) -> None:
         """Make queues, and write down the names of those that are new."""
@@ -81,6 +83,8 @@ class Post:
             return self._paused
         marks = [self.name("paused", queue) for queue in queues]
         there = self.are_there(press, marks)
+        if press.blocked:
+            return self._paused
         for mark, paused in zip(marks, there, strict=True):
             if paused and self._watched.get(mark) is not press:
                 press.ask(

@@ -55,7 +55,7 @@ class Press(Wire):
                 self._sent += 1
                 self._missing.add(self._sent)
                 self.publish(sheet.exchange, sheet.key, sheet.properties, sheet.body)
-            self.wait(lambda: not self._missing)
+            self.wait(lambda: self.blocked or not self._missing)
         except (AMQPError, TooLate):
             self._missing.update(range(self._sent + 1, first + len(sheets)))
         if not self._missing and not self._refused and not self._unrouted:

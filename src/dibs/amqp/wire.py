@@ -27,6 +27,10 @@ class TooLate(Exception):
     """A wait ran out: nobody knows what became of the request."""
 
 
+class Blocked(Exception):
+    """The server, out of memory or disk, reads nothing of this connection for now."""
+
+
 class Limit:
     """How long a call may take, whatever number of waits it consists of."""
 
@@ -74,9 +78,15 @@ class Wire(Connection):
         return self._socket.fileno()
 
     def ask(self, verb: str, **arguments: Any) -> Any:
-        """Make a request on the channel; return the server's answer to it."""
+        """Make a request on the channel; return the server's answer to it.
+
+        Raises:
+            Blocked: there is none for now. The request may take effect later.
+        """
         answers = self.begin(verb, **arguments)
-        self.wait(lambda: bool(answers))
+        self.wait(lambda: self.blocked or bool(answers))
+        if not answers:
+            raise Blocked("the server is out of memory or disk")
         return answers[0].method
 
     def begin(self, verb: str, **arguments: Any) -> list[Any]:

@@ -8,19 +8,19 @@ Called by: adapters, first thing in `publish`, and where they are given the name
 from collections.abc import Iterable, Sequence
 
 from dibs.alike import Alike
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import (
     LATEST_DUE_MS,
     MAX_BUDGET,
-    MAX_DURATION_MS,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_NAME_BYTES,
     MAX_VERSION,
     MIN_VISIBILITY_TIMEOUT_MS,
     QUEUE_NAME,
-    Capabilities,
 )
 from dibs.errors import OptionError
+from dibs.idempotency import HEADER
 from dibs.message import Message
 
 
@@ -150,6 +150,10 @@ def _rules_of_delivery(message: Message, capabilities: Capabilities) -> list[tup
         (
             0 <= message.version <= MAX_VERSION,
             f"version {message.version} of the envelope is not within 0 and {MAX_VERSION:,}",
+        ),
+        (
+            HEADER not in message.headers or capabilities.results,
+            "this broker cannot keep results, and so not the record of an idempotency key",
         ),
         (
             message.unique_key is None or capabilities.unique_keys,

@@ -32,7 +32,8 @@ G13 What people do is guarded as what workers do: it moves only what is still wh
 G14 Every `Nack` and `DeadLetter` that takes effect is noted as an `Attempt`, in the same step: the
     last `ATTEMPTS_KEPT` of a message, for as long as the message is there.
 G15 `results` says of each id None while its message is ready, scheduled or in flight, and otherwise
-    how it ended: its result, for its time; its dead letter; or that nothing is kept.
+    how it ended: its result, for its time; its dead letter; or that nothing is kept. A result is
+    kept in the step that applies its `Ack`, under the id of the message and that of a `Record`.
 
 A Broker object belongs to one thread at a time and takes no locks for its caller.
 """
@@ -44,6 +45,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from dibs.brokers.capabilities import Capabilities
 from dibs.errors import OptionError
 from dibs.message import (
     DeadMessage,
@@ -58,7 +60,6 @@ from dibs.states import State
 
 CALL_LIMIT_SECONDS = 5.0
 MIN_VISIBILITY_TIMEOUT_MS = 1_000
-MAX_DURATION_MS = 10 * 365 * 24 * 3_600_000
 LATEST_DUE_MS = 253_402_300_799_000
 MAX_BUDGET = 1_000_000
 MAX_VERSION = 2**31
@@ -67,56 +68,6 @@ MAX_HEADER_BYTES = 8_192
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MAX_NAME_BYTES = 512
 ATTEMPTS_KEPT = 20
-
-Durability = Literal["D0", "D1", "D2", "D3"]
-"""D0 memory, D1 survives the death of any process, D2 a power loss, D3 the loss of a node."""
-
-
-class Capabilities(Struct, frozen=True):
-    """What a broker can do; what it cannot is refused where it is asked for, never degraded.
-
-    `durability_note` says in words what the level rests on. `batch_limit` is the most messages of
-    one `publish` or `claim`; `payload_limit` is in bytes of `Message.args`. `longest_run_ms` is the
-    longest `timeout` of a message, None where any will do. `atomic_batches`: a `publish` stores all
-    of its messages or none. `native_fence`: the broker itself refuses a stale settlement (otherwise
-    the pump never sends one, and a lease that ran out is over at once: G5 does not hold).
-    `unique_ids`: one id is one message (G2); where it is not, whoever publishes an id twice has two
-    messages. `ordered`: a queue is served in publish order (G8). `takes_ahead`: messages reach
-    whoever waits on a bell before it claims them, so that a ring is theirs and no longer anybody's.
-    `tells_next`: a claim knows when something falls due. `purges_scheduled`: a purge reaches what
-    is scheduled. `leases_outlive`: a lease outlives the Broker object that took it and is good in
-    the hands of another; where not, closing gives it back at once, as lost. `attend_seconds`: how
-    often a holder must call the broker to keep its leases, by `idle` if by nothing else.
-    `dedupe_window_seconds`: how long after a message is gone its id is still refused.
-    `transactional_publish`: it stores messages in the transaction of a caller's own connection to
-    its database, by `Broker.publish_on`.
-    """
-
-    durability: Durability
-    durability_note: str
-    batch_limit: int
-    payload_limit: int
-    longest_delay_ms: int = MAX_DURATION_MS
-    longest_lease_ms: int | None = None
-    longest_run_ms: int | None = None
-    atomic_batches: bool = True
-    atomic_retry: bool = True
-    native_fence: bool = True
-    unique_ids: bool = True
-    ordered: bool = True
-    takes_ahead: bool = False
-    tells_next: bool = True
-    purges_scheduled: bool = True
-    leases_outlive: bool = True
-    attend_seconds: float | None = None
-    exact_counts: bool = True
-    priorities: bool = True
-    unique_keys: bool = True
-    results: bool = True
-    browsing: bool = True
-    dedupe_window_seconds: int = 0
-    shared_between_processes: bool = True
-    transactional_publish: bool = False
 
 
 class Stored(Struct, frozen=True, gc=False):

@@ -10,7 +10,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from dibs.brokers.contract import ATTEMPTS_KEPT, MAX_DURATION_MS
+from dibs.brokers.capabilities import MAX_DURATION_MS
+from dibs.brokers.contract import ATTEMPTS_KEPT
 from dibs.message import Ack, DeadLetter, Lease, Nack, Release, Settlement
 
 
@@ -26,6 +27,18 @@ class Acks(Struct):
     count: int
 
 
+def kept_under(id: bytes, ack: Ack) -> list[tuple[bytes, int]]:
+    """Return under which ids the result of a message is to be kept, and for how long each, in ms.
+
+    Its own, and that of its record, if it has one: as far as they are for any time at all.
+    """
+    kept = [(id, ack.keep_ms)] if ack.keep_ms > 0 else []
+    record = ack.record
+    if record is not None and record.keep_ms > 0:
+        kept.append((record.id, record.keep_ms))
+    return kept
+
+
 def acks_of(settlements: Iterable[Settlement]) -> Acks:
     """Sort out the acknowledgements."""
     receipts: dict[int, list[int | str]] = {}
@@ -34,10 +47,14 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
         lease, outcome = settlement.lease, settlement.outcome
         if type(outcome) is Ack:
             receipts.setdefault(lease.fence, []).append(lease.receipt)
-            if outcome.keep_ms > 0:
-                ids, values = results.setdefault(outcome.keep_ms, ([], []))
-                ids.append(lease.message.id)
-                values.append(outcome.result)
+            if outcome.keep_ms > 0 or outcome.record is not None:
+                own = lease.message.id
+                # Results come by the hundred thousand, and few have a record: spared a call.
+                kept = kept_under(own, outcome) if outcome.record else [(own, outcome.keep_ms)]
+                for id, keep_ms in kept:
+                    ids, values = results.setdefault(keep_ms, ([], []))
+                    ids.append(id)
+                    values.append(outcome.result)
     return Acks(receipts, results, sum(map(len, receipts.values())))
 
 

@@ -3,7 +3,7 @@
 Owns: the order of a worker's start (the runners first: they import the app meanwhile), its options,
 and starting anew when the app's files change.
 Must never: import user code, unless told to by `--in-process`; touch a lease.
-Called by: `dibs.cli.commands`.
+Called by: `dibs.cli.commands`; `work` also by the demo, whose workers have a bad line.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -107,13 +107,21 @@ def command(
         processes = 1
     plan = Plan(concurrency, processes, named, drain, shutdown_timeout)
     wish = Wish(app, url, in_process, reload)
-    files, code = _work(wish, plan)
+    files, code = work(wish, plan)
     if files is not None and files.changed is not None:
         files.start_anew()
     return code
 
 
-def _work(wish: Wish, plan: Plan) -> "tuple[Files | None, int]":
+def work(
+    wish: Wish, plan: Plan, opens: "Callable[[str], Broker] | None" = None
+) -> "tuple[Files | None, int]":
+    """Run a worker to its end, on the broker that `opens` makes of the app's URL.
+
+    Returns:
+        The files that are watched, if the worker is to start anew when one changes, and the exit
+        code.
+    """
     observers: list[Observer] = []
 
     def tell(event: Event) -> None:
@@ -141,7 +149,7 @@ def _work(wish: Wish, plan: Plan) -> "tuple[Files | None, int]":
             if not wish.reload:
                 raise
             return _wait_for_repair(wish.app, exc, write, since_ns), 0
-        broker = opened(hello.url)
+        broker = (opens or opened)(hello.url)
         cleaning.callback(broker.close)
         files = _files(hello.files, since_ns) if wish.reload else None
         give_up = partial(_give_up, service, write)

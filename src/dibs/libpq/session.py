@@ -223,7 +223,8 @@ class Session:
             answer = self._next(connection)
             if answer.status == pq.ExecStatus.PIPELINE_SYNC:
                 return
-            about_call = about_calls.pop(0)
+            # A server that ends the connection says so, whether or not it was asked anything.
+            about_call = not about_calls or about_calls.pop(0)
             if answer.status == pq.ExecStatus.FATAL_ERROR:
                 failed.append(_failed(answer))
             elif about_call and answer.status == pq.ExecStatus.TUPLES_OK:

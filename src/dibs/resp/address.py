@@ -5,6 +5,7 @@ Must never: put a password into a text.
 Called by: the Redis broker's `open_url` and `open_redis`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -13,11 +14,12 @@ from msgspec import Struct
 from redis import Redis
 from redis.connection import Connection, SSLConnection
 
-from dibs.errors import UrlError
+from dibs.errors import OptionError, UrlError
 from dibs.spelling import did_you_mean
 
 FORM = "[user:password@]host[:port][/number of the database][?prefix=dibs]"
 PORT = 6379
+PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 class Connecting(Protocol):
@@ -84,6 +86,17 @@ def address_of(url: str, options: Mapping[str, str]) -> tuple[Address, dict[str,
     if secure:
         settings |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
     return Address(shown, SSLConnection if secure else Connection, settings), {**options, **given}
+
+
+def namespace_of(prefix: str) -> str:
+    """Return what keys begin with.
+
+    Raises:
+        OptionError: `prefix` is not 1 to 100 of A-Z a-z 0-9 _ . -
+    """
+    if not PREFIX.fullmatch(prefix):
+        raise OptionError(f"prefix {prefix!r} is not 1 to 100 of A-Z a-z 0-9 _ . -")
+    return f"{prefix}:"
 
 
 def address_in(client: Redis) -> Address:

@@ -10,7 +10,8 @@ it then goes past redis-py, since a deadline for a whole answer is more than a t
 
 import hashlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -70,8 +71,15 @@ def scripts_in(folder: Path, *before: str) -> dict[str, Script]:
     return found
 
 
+class Limit(Struct):
+    """How long a call may last, in seconds; until when, those that are under way together."""
+
+    seconds: float
+    deadline: float | None = None
+
+
 class Link:
-    """The connection. `namespace` is what every key begins with, `limit` the seconds of a call."""
+    """The connection. `namespace` is what every key begins with."""
 
     def __init__(
         self,
@@ -79,7 +87,7 @@ class Link:
         namespace: str,
         clock: Clock,
         scripts: Mapping[str, Script],
-        limit: float,
+        limit: Limit,
     ) -> None:
         self.address = address
         self.namespace = namespace
@@ -90,12 +98,21 @@ class Link:
         self._reader = hiredis.Reader()
 
     def another(self) -> "Link":
-        """Return a second one to the same server."""
+        """Return a second one to the same server, under the same limit."""
         return Link(self.address, self.namespace, self._clock, self._scripts, self._limit)
 
     def hurry(self, seconds: float) -> None:
         """Let no call last longer than this, from now on."""
-        self._limit = min(self._limit, seconds)
+        self._limit.seconds = min(self._limit.seconds, seconds)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let all calls that are made within last no longer than one may."""
+        self._limit.deadline = self._clock.monotonic() + self._limit.seconds
+        try:
+            yield
+        finally:
+            self._limit.deadline = None
 
     def run(self, verb: str, *arguments: Any) -> Any:
         """Run a script.
@@ -129,7 +146,7 @@ class Link:
             connection.disconnect()
 
     def _answer(self, command: tuple[Any, ...]) -> Any:
-        deadline = self._clock.monotonic() + self._limit
+        deadline = self._limit.deadline or self._clock.monotonic() + self._limit.seconds
         if self._connection is None:
             self._open(deadline)
         try:
@@ -143,7 +160,8 @@ class Link:
 
     def _open(self, deadline: float) -> None:
         """Connect, and say who we are: by hand, since redis-py waits for each byte anew."""
-        step = self._left(deadline) / 3  # one for the connection, one for TLS, one for the rest
+        left = max(0.001, deadline - self._clock.monotonic())
+        step = left / 3  # one for the connection, one for TLS, one for the rest
         own: dict[str, Any] = {
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),  # whoever calls has the patience
@@ -182,7 +200,7 @@ class Link:
     def _left(self, deadline: float) -> float:
         left = deadline - self._clock.monotonic()
         if left <= 0:
-            raise TimeoutError(f"it took longer than {self._limit:g} s")
+            raise TimeoutError(f"it took longer than {self._limit.seconds:.2g} s")
         return left
 
     def _told(self, answer: Any) -> Any:

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from dibs.clock import system_randomness
 from dibs.control import Reject, Retry, Snooze
 from dibs.errors import PayloadError, ResultError
-from dibs.message import Ack, DeadLetter, Error, Lease, Nack, Outcome, Release
+from dibs.idempotency import KEPT_SECONDS, record_id
+from dibs.message import Ack, DeadLetter, Error, Lease, Message, Nack, Outcome, Record, Release
 from dibs.policy import after_failure, is_retried, timed_out, uniform_of
 from dibs.runners.contract import Slow
 from dibs.running import JobContext
@@ -111,13 +112,24 @@ def returned(task: AnyTask, value: object, job: JobContext) -> Outcome | None:
             f"`{task.name}` returned an awaitable that nobody awaits, so nothing was done: make the"
             " task, or the decorator around it, as an `async def`"
         )
-    if not task.info.keep_result_ms:
-        return None
+    keep_ms = task.info.keep_result_ms
+    message = job.lease.message
+    # Few jobs have headers, so that the others pay for one look.
+    record = _record(task, message) if message.headers else None
+    if not keep_ms:
+        return None if record is None else Ack(None, 0, record)
     try:
         result = task.codec.encode_result(value)
     except ResultError as exc:
         return _unencodable(str(exc))
-    return Ack(result, task.info.keep_result_ms)
+    return Ack(result, keep_ms, record)
+
+
+def _record(task: AnyTask, message: Message) -> Record | None:
+    """Return what is to be kept of a job's idempotency key, if it has one."""
+    key = record_id(message)
+    # The job counts, as it was enqueued: the task may have no key any more, or not yet, here.
+    return None if key is None else Record(key, task.info.keep_key_ms or KEPT_SECONDS * 1_000)
 
 
 def _unencodable(why: str) -> DeadLetter:

@@ -9,17 +9,16 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import (
     LATEST_DUE_MS,
     MAX_BUDGET,
-    MAX_DURATION_MS,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_NAME_BYTES,
     MAX_VERSION,
     MIN_VISIBILITY_TIMEOUT_MS,
     Broker,
-    Capabilities,
     Settled,
     Stored,
 )

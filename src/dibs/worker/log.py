@@ -8,6 +8,7 @@ Called by: `embedded.py`, as its observer.
 import logging
 
 from dibs.events import (
+    AlreadyDone,
     BrokerBack,
     BrokerTrouble,
     Event,
@@ -40,5 +41,5 @@ def log_event(event: Event) -> None:
             _logger.error("%s", describe(event))
         case TaskUnknown() | TaskSlow():
             _logger.warning("%s", describe(event))
-        case BrokerBack() | Stopping():
+        case BrokerBack() | Stopping() | AlreadyDone():
             _logger.info("%s", describe(event))

@@ -25,6 +25,7 @@ from dibs.runners.contract import Done, Hello, ImportFailed, Slow, Start, Up
 from dibs.worker.crew import Crew, Member
 from dibs.worker.leases import WAITING, Leases
 from dibs.worker.patience import Patience
+from dibs.worker.records import Records
 from dibs.worker.seams import Seams
 from dibs.worker.settler import Settler
 from dibs.worker.upkeep import Upkeep
@@ -72,6 +73,7 @@ class Pump:
             patience=self._patience,
             seams=seams,
         )
+        self._records = Records(broker, self.settler, tasks, self._patience, seams.observe)
         self._waiting: deque[int] = deque()
         """Serials of leases that wait for a solo runner."""
         self._prime_suspect = b""
@@ -81,8 +83,7 @@ class Pump:
         self._claim_at = self._attend_at = 0.0
         self._look_behind_at = 0.0
         """When to claim again from a queue whose process jobs wait for a runner here."""
-        self._stopping = False
-        self._drained = False
+        self._stopping = self._drained = False
 
     def tick(self, rung: bool) -> float | None:
         """Do all that is due; return when the next tick is, or None if nothing ever is.
@@ -217,7 +218,10 @@ class Pump:
             wait = SAFETY_POLL_SECONDS if claim.next_in is None else claim.next_in
             self._claim_at = now + min(SAFETY_POLL_SECONDS, wait)
         if claim.leases:
-            self._dispatch(claim.leases, asked_at)
+            leases, looked = self._records.sift(claim.leases)
+            if looked:
+                self._claim_at = now  # to look drains the bell, and what rang it must be found
+            self._dispatch(leases, asked_at)
         elif idle_already and self._drained:
             # Not right after work: chores make the next commit, which may come soon, take longer.
             self._idle()

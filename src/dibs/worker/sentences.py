@@ -15,7 +15,9 @@ from dibs.text import counted, duration, one_line, printable
 OfJobs = events.JobFailed | events.LeaseLost | events.RunnerCondemned
 OfTasks = events.TaskUnknown | events.TaskSlow
 OfRunners = events.RunnerDied | events.RunnerNotStarted
-OfWorker = OfRunners | events.BrokerTrouble | events.BrokerBack | events.Stopping
+OfWorker = (
+    OfRunners | events.AlreadyDone | events.BrokerTrouble | events.BrokerBack | events.Stopping
+)
 Told = OfJobs | OfTasks | OfWorker
 """The events that are told one by one; the others are counted."""
 
@@ -140,6 +142,8 @@ def _of_worker(event: OfWorker) -> str:
             return (
                 f"a runner process cannot be started: {one_line(why)}; again in {duration(again)}"
             )
+        case events.AlreadyDone(jobs):
+            return f"{counted(jobs, 'job')} not run: done before, by idempotency key"
         case events.BrokerTrouble(error, text, _):
             return f"the broker fails: {one_line(error)}: {one_line(text, 500)}; trying again"
         case events.BrokerBack(after):

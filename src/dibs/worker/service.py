@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from dibs.brokers.contract import Broker
 from dibs.clock import SystemClock, system_randomness
-from dibs.errors import AppImportFailed, WorkerError
+from dibs.errors import AppImportFailed, OptionError, WorkerError
 from dibs.events import Observer, Stopping
 from dibs.message import TaskInfo
 from dibs.policy import uniform_of
@@ -99,6 +99,7 @@ class Service:
         """
         tasks: dict[str, TaskInfo] = {info.name: info for info in hello.tasks}
         queues = queues_of(self._plan, hello)
+        _check_capabilities(hello.tasks, broker)
         broker.declare(queues)
         pump = Pump(
             broker=broker,
@@ -218,6 +219,22 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _check_capabilities(tasks: Sequence[TaskInfo], broker: Broker) -> None:
+    """Refuse a broker that cannot keep what a task is defined with.
+
+    Raises:
+        OptionError: it cannot; the text names the task.
+    """
+    has = broker.capabilities
+    for info in tasks:
+        if info.keep_key_ms and not (has.results and has.unique_keys):
+            raise OptionError(
+                f"`{info.name}` ({info.where}) has an `idempotency_key`, and {broker.url} cannot"
+                " keep the record of one: leave it out, and make the task idempotent itself"
+                " (docs/idempotency.md), or use a broker that keeps results"
+            )
 
 
 def queues_of(plan: Plan, hello: Hello) -> list[str]:

@@ -5,15 +5,7 @@ import time
 
 import pytest
 
-from dibs.brokers.contract import (
-    Applied,
-    Broker,
-    Gone,
-    Held,
-    Stale,
-    Stored,
-    Unknown,
-)
+from dibs.brokers.contract import Applied, Broker, Gone, Held, Stale, Stored, Unknown
 from dibs.errors import BrokerError, BrokerUnavailable
 from dibs.message import Ack, Lease, Nack, Settlement
 from dibs.testing.making import ERROR, claim_all, claim_one, message, messages, publish, settle

@@ -18,6 +18,8 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from dibs.brokers import checks, contract
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
+from dibs.brokers.ends import kept_under
 from dibs.local.waiters import Waiters
 from dibs.message import (
     Ack,
@@ -35,7 +37,7 @@ from dibs.message import (
 )
 from dibs.states import Event, State, after
 
-CAPABILITIES = contract.Capabilities(
+CAPABILITIES = Capabilities(
     durability="D0",
     durability_note="in the memory of one process; gone when it ends",
     batch_limit=10_000,
@@ -175,10 +177,9 @@ class MemoryStore:
         if isinstance(outcome, Nack | DeadLetter):
             entry.note(outcome, wall_ms)
         match outcome:
-            case Ack(result, keep_ms):
+            case Ack(result):
                 self.end(entry, Event.ACK)
-                if keep_ms > 0:
-                    id = entry.message.id
+                for id, keep_ms in kept_under(lease.message.id, outcome):
                     self.results[id] = (wall_ms + keep_ms, Result(id, result))
             case Nack(delay_ms, _, charge):
                 self._give_back(entry, wall_ms, delay_ms, charge)
@@ -238,7 +239,7 @@ class MemoryStore:
         return Lease(_own(entry.message), *entry.counters, entry.until_ms, entry.number)
 
     def _give_back(self, entry: Entry, wall_ms: int, delay_ms: int, charge: Charge) -> None:
-        entry.waiting_since_ms = wall_ms + min(max(delay_ms, 0), contract.MAX_DURATION_MS)
+        entry.waiting_since_ms = wall_ms + min(max(delay_ms, 0), MAX_DURATION_MS)
         self.wait(entry, Event.RETURN_LATER if delay_ms > 0 else Event.RETURN, charge)
 
     def wait(self, entry: Entry, event: Event, charge: Charge = "nothing") -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
 from dibs.brokers.ends import other_end
 from dibs.brokers.postgres.inspector import (
@@ -42,7 +43,7 @@ ANSWERS: dict[str, contract.Settled] = {
 class PostgresBroker(contract.Broker):
     """Queues in one schema of a database, for processes anywhere."""
 
-    capabilities = contract.Capabilities(
+    capabilities = Capabilities(
         "D2", "synchronous_commit=on, fsync=on", BATCH, 1 << 20, transactional_publish=True
     )
 
@@ -168,20 +169,17 @@ class PostgresBroker(contract.Broker):
         else:
             order = sorted(places, key=lambda place: settlements[place].lease.message.id)
             acks = [place for place in order if type(settlements[place].outcome) is Ack]
-            groups = [acks] if acks else []
-            groups += [[p] for p in order if type(settlements[p].outcome) is not Ack]
+            others = [place for place in order if type(settlements[place].outcome) is not Ack]
+            groups = [group for group in (acks, others) if group]
         calls = [_end([settlements[place] for place in group]) for group in groups]
         try:
             found = self._session.run(calls, after=_ring_for(settlements))
         except Unanswered:
             return [UNKNOWN] * len(settlements)
         answers: list[contract.Settled] = [APPLIED] * len(settlements)
-        for call, group, rows in zip(calls, groups, found, strict=True):
-            if call[0] == "acknowledge":
-                for place, answer in rows:
-                    answers[group[place - 1]] = ANSWERS[answer]
-            else:
-                answers[group[0]] = ANSWERS[rows[0][0]]
+        for group, rows in zip(groups, found, strict=True):
+            for place, answer in rows:
+                answers[group[place - 1]] = ANSWERS[answer]
         return answers
 
     def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
@@ -286,20 +284,29 @@ def _receipts(leases: Sequence[Lease]) -> tuple[Array, Array, Array]:
 
 
 def _end(settlements: Sequence[Settlement]) -> Call:
-    """Return the call that ends leases: any number of them by acknowledgement, or one otherwise."""
-    lease, outcome = settlements[0].lease, settlements[0].outcome
-    if not isinstance(outcome, Ack):
-        end = other_end(lease, outcome, 0)
-        why = (end["charge"], end["error"], end["reason"], end["kept"])
-        place = (lease.message.id.hex(), lease.receipt, lease.fence)
-        return ("end_otherwise", *place, end["since"], *why)
+    """Return the call that ends leases, all by acknowledgement or all otherwise."""
     receipts = _receipts([settlement.lease for settlement in settlements])
+    ends = [other_end(s.lease, s.outcome, 0) for s in settlements if not isinstance(s.outcome, Ack)]
+    if ends:
+        delays = array_of(INT8, [end["since"] for end in ends])
+        why = [array_of(TEXT, [e[name] for e in ends]) for name in ("charge", "error", "reason")]
+        return ("end_otherwise", *receipts, delays, *why, contract.ATTEMPTS_KEPT)
     acks = [s.outcome for s in settlements if isinstance(s.outcome, Ack)]
-    if not any(ack.keep_ms > 0 for ack in acks):
-        return ("acknowledge", *receipts, None, None)
-    keeps = [min(ack.keep_ms, contract.MAX_DURATION_MS) for ack in acks]
-    values = [ack.result for ack in acks]
-    return ("acknowledge", *receipts, array_of(INT8, keeps), array_of(BYTEA, values))
+    return ("acknowledge", *receipts, *_kept(acks))
+
+
+def _kept(acks: Sequence[Ack]) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+    """Return what is kept: for how long, which values, under which ids too, for how long there."""
+    recorded = any(ack.record for ack in acks)
+    if not recorded and not any(ack.keep_ms > 0 for ack in acks):
+        return None, None, None, None
+    keeps = array_of(INT8, [min(ack.keep_ms, MAX_DURATION_MS) for ack in acks])
+    values = array_of(BYTEA, [ack.result for ack in acks])
+    if not recorded:
+        return keeps, values, None, None
+    records = array_of(UUID, [ack.record.id if ack.record else None for ack in acks])
+    spans = [min(ack.record.keep_ms, MAX_DURATION_MS) if ack.record else 0 for ack in acks]
+    return keeps, values, records, array_of(INT8, spans)
 
 
 def _ring_for(settlements: Sequence[Settlement]) -> Call:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dibs.brokers import checks, contract
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Page
 from dibs.errors import BrokerRefused
 from dibs.libpq.arrays import INT2, INT4, INT8, TEXT, UUID, array_of
@@ -128,7 +129,7 @@ class PostgresInspector(contract.Inspector):
 
 
 def _check_count(ids: Sequence[bytes]) -> None:
-    checks.how_many(len(ids), contract.Capabilities("D2", "", BATCH, 0))
+    checks.how_many(len(ids), Capabilities("D2", "", BATCH, 0))
 
 
 def _view(row: Row) -> JobView:

@@ -20,8 +20,9 @@ from dibs.amqp.intake import Intake, Moment
 from dibs.amqp.ladder import RUNGS_MS, Ladder
 from dibs.amqp.post import KEEPING, PERSISTENT, Post
 from dibs.amqp.press import Fate, Press, Sheet
-from dibs.amqp.wire import Limit, TooLate, Wire
+from dibs.amqp.wire import Blocked, Limit, TooLate, Wire
 from dibs.brokers import checks, contract
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.rabbitmq.inspector import RabbitInspector
 from dibs.clock import Clock
 from dibs.errors import BrokerFull, BrokerUnavailable
@@ -35,13 +36,13 @@ W = TypeVar("W", bound=Wire)
 _ANSWERS: dict[Fate, contract.Published] = {"stored": contract.STORED}
 
 
-def capabilities_of(consumer_timeout: int) -> contract.Capabilities:
+def capabilities_of(consumer_timeout: int) -> Capabilities:
     """Return what a server can do, as far as it can be known from here.
 
     A run must end well before the server takes its message back: a job may have waited before it.
     """
     longest = consumer_timeout * 900 or None
-    return contract.Capabilities(
+    return Capabilities(
         durability="D2",
         durability_note="quorum queues, every publish confirmed; D3 on a cluster of three",
         batch_limit=_BATCH,
@@ -108,9 +109,9 @@ class RabbitBroker(contract.Broker):
         fates: list[Fate] = []
         if fit:
             with self._call():
-                if self._publishing().blocked:
-                    raise BrokerFull(f"{self.url} is out of memory or disk: it takes no messages")
                 self._declare(sorted({message.queue for message in fit}))
+                if self._publishing().blocked:
+                    raise Blocked("the server is out of memory or disk")
                 sheets = [self._first(message, wall_ms) for message in fit]
                 fates = self._post.send(self._publishing(), sheets)
         if fates and fates.count("refused") == len(fates):
@@ -156,7 +157,8 @@ class RabbitBroker(contract.Broker):
             elif self._holds(inbox, tag, settlement.lease, now):
                 taken[tag], answers[index] = index, contract.UNKNOWN
         ends = {tag: settlements[index] for tag, index in taken.items()}
-        with suppress(*_LOST), self._call():
+        self._limit.restart()
+        with suppress(*_LOST, Blocked):
             for tag in self._end(inbox, ends, wall_ms):
                 answers[taken[tag]] = contract.APPLIED
         return answers
@@ -216,14 +218,17 @@ class RabbitBroker(contract.Broker):
         self._limit.restart()
         try:
             yield
+        except Blocked as full:
+            raise BrokerFull(f"{self.url} takes no messages: {full}") from full
         except _LOST as lost:
             raise BrokerUnavailable(f"{self.url}: {str(lost) or type(lost).__name__}") from lost
 
     def _declare(self, queues: Sequence[str]) -> None:
         new = [queue for queue in queues if queue not in self._declared]
-        if new:
-            self._post.declare(self._publishing(), new)
-            self._declared.update(new)
+        with suppress(Blocked):  # who claims goes on without, who publishes is told
+            if new:
+                self._post.declare(self._publishing(), new)
+                self._declared.update(new)
 
     def _first(self, message: Message, wall_ms: int) -> Sheet:
         body = letters.write(letters.Body(message))
@@ -243,8 +248,8 @@ class RabbitBroker(contract.Broker):
             copied = self._intake.replace(inbox, copies)
             inbox.note_returns(t for t in copied if not isinstance(ends[t].outcome, DeadLetter))
             acked += copied
-        for queue in queues:
-            inbox.count(self._post.name("q", queue), KEEPING)
+        names = [self._post.name("q", queue) for queue in queues]
+        inbox.write_down(names, self._post.empty, KEEPING)
         return acked
 
     def _copy(self, inbox: Inbox, tag: int, end: Settlement, wall_ms: int) -> Sheet:
@@ -258,7 +263,7 @@ class RabbitBroker(contract.Broker):
         if isinstance(outcome, DeadLetter):
             past = letters.after(lease, charge)
             return self._intake.dead(held.queue, past, body, outcome.reason, outcome.error)
-        delay_ms = max(0, min(outcome.delay_ms, contract.MAX_DURATION_MS))
+        delay_ms = max(0, min(outcome.delay_ms, MAX_DURATION_MS))
         past = letters.after(lease, charge, wall_ms + delay_ms if delay_ms else 0)
         if delay_ms:
             return self._intake.delayed(held.queue, past, body, wall_ms)
@@ -295,6 +300,7 @@ class RabbitBroker(contract.Broker):
             self._epoch = (self._epoch + 1) % 2**31
             heartbeat = self._address.with_heartbeat(_HEARTBEAT_SECONDS)
             inbox = self._inbox = Inbox(heartbeat, self._limit, self._epoch)
+            inbox.count(self._post.empty, KEEPING)
             self._hear(inbox)
         return inbox
 

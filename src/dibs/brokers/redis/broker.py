@@ -8,30 +8,31 @@ what is in them, is said in `common.lua`.
 
 import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import msgpack
 from msgspec.structs import astuple, replace
 
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
-from dibs.brokers.contract import APPLIED, GONE, MAX_DURATION_MS, STALE, STORED, UNKNOWN
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
+from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
 from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
 from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
-from dibs.errors import BrokerRefused, BrokerUnavailable, OptionError, PublishUnknown
+from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
-from dibs.resp.address import Address
+from dibs.resp.address import Address, namespace_of
 from dibs.resp.bell import Bell
-from dibs.resp.link import Link, NoAnswer, scripts_in
+from dibs.resp.link import Limit, Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
 SWEEPS = 20  # scripts that only move what fell due, before one grants what there is
 ANSWERS = (APPLIED, contract.Applied(late=True), STALE, GONE)
-PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 FOLDER = Path(__file__).parent
 COMMON = (FOLDER / "common.lua").read_text()
 NOW = (FOLDER / "now.lua").read_text()
@@ -41,16 +42,13 @@ _encode = msgpack.Encoder().encode
 class RedisBroker(contract.Broker):
     """Queues in one namespace of a Redis server."""
 
-    capabilities = contract.Capabilities(*LEVELS["everysec"], BATCH, 1 << 20)
+    capabilities = Capabilities(*LEVELS["everysec"], BATCH, 1 << 20)
 
     def __init__(
         self, address: Address, prefix: str, *, clock: Clock, worker_id: bytes, now: str = NOW
     ) -> None:
-        if not PREFIX.fullmatch(prefix):
-            raise OptionError(f"prefix {prefix!r} is not 1 to 100 of A-Z a-z 0-9 _ . -")
-        scripts = scripts_in(FOLDER, now, COMMON)
-        link = Link(address, f"{prefix}:", clock, scripts, contract.CALL_LIMIT_SECONDS)
-        self._link = link
+        scripts, limit = scripts_in(FOLDER, now, COMMON), Limit(contract.CALL_LIMIT_SECONDS)
+        self._link = link = Link(address, namespace_of(prefix), clock, scripts, limit)
         self._waiter = worker_id.hex() or "0"
         self._bell: Bell | None = None
         self._awaited: set[bytes] = set()
@@ -104,13 +102,14 @@ class RedisBroker(contract.Broker):
 
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         """Grant what is ready, to each queue its share, and be rung for the rest."""
-        waiter = self._heard()
         asked, limit = limit, max(0, min(limit, BATCH))
         names = [name for name in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(name)]
         start = self._turn % max(1, len(names))
         self._turn += 1
-        turn = names[start:] + names[:start]
-        more, now, next_ms, granted, states = self._granted(limit, waiter, *turn)
+        with self._link.together():
+            waiter = self._heard()
+            found = self._granted(limit, waiter, *names[start:], *names[:start])
+        more, now, next_ms, granted, states = found
         leases = _leases(now, granted, states)
         if leases:
             self._link.hurry(min([one.message.visibility_timeout_ms for one in leases]) / 6_000)
@@ -128,29 +127,29 @@ class RedisBroker(contract.Broker):
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases, a batch of them in one step; after an answer that is lost, none."""
-        answers: list[contract.Settled] = []
-        for start in range(0, len(settlements), BATCH):
-            batch = settlements[start : start + BATCH]
-            try:
-                ends = self._run("settle", *_ends(batch))
-            except NoAnswer:
-                return answers + [UNKNOWN] * (len(settlements) - start)
-            answers += [ANSWERS[how] for how in ends] or [APPLIED] * len(batch)
-        return answers
+        return self._in_batches("settle", settlements, _ends, ANSWERS.__getitem__)
 
     def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
         """Renew leases, also those that ran out and were not granted again."""
-        answers: list[contract.Extended] = []
-        for start in range(0, len(leases), BATCH):
-            arguments: list[Any] = []
-            for lease in leases[start : start + BATCH]:
-                message = lease.message
-                arguments += (message.queue, message.visibility_timeout_ms, _held(lease))
-            try:
-                held = self._run("extend", *arguments)
-            except NoAnswer:
-                return answers + [UNKNOWN] * (len(leases) - start)
-            answers += [contract.Held(ms / 1_000) if ms >= 0 else contract.Lost() for ms in held]
+        return self._in_batches("extend", leases, _renewals, _extended)
+
+    def _in_batches(
+        self,
+        verb: str,
+        items: Sequence[Item],
+        put: Callable[[Sequence[Item]], Iterable[Any]],
+        read: Callable[[int], Answer],
+    ) -> list[Answer | contract.Unknown]:
+        answers: list[Answer | contract.Unknown] = []
+        with self._link.together():
+            for start in range(0, len(items), BATCH):
+                batch = items[start : start + BATCH]
+                try:
+                    answers += map(read, self._run(verb, *put(batch)))
+                except BrokerError as exc:
+                    if not answers and not isinstance(exc, NoAnswer):
+                        raise
+                    return answers + [UNKNOWN] * (len(items) - start)
         return answers
 
     def bell(self) -> int:
@@ -161,7 +160,10 @@ class RedisBroker(contract.Broker):
 
     def results(self, ids: Sequence[bytes]) -> list[Result | None]:
         """Say how messages ended, and be rung for the first of the others."""
-        waiter = self._heard()
+        with self._link.together():
+            return self._ends_of(ids, self._heard())
+
+    def _ends_of(self, ids: Sequence[bytes], waiter: str) -> list[Result | None]:
         given_up = self._awaited - set(ids)
         answers: list[Result | None] = []
         awaited: set[bytes] = set()
@@ -227,6 +229,17 @@ def _held(lease: Lease) -> bytes:
     return lease.message.id + int(lease.receipt).to_bytes(8) + lease.fence.to_bytes(4)
 
 
+def _extended(held_ms: int) -> contract.Extended:
+    return contract.Held(held_ms / 1_000) if held_ms >= 0 else contract.Lost()
+
+
+def _renewals(leases: Iterable[Lease]) -> Iterator[Any]:
+    """Put leases for the script."""
+    for lease in leases:
+        message = lease.message
+        yield from (message.queue, message.visibility_timeout_ms, _held(lease))
+
+
 def _ends(settlements: Iterable[Settlement]) -> Iterator[Any]:
     """Put settlements for the script: runs of a kind and queue."""
     for (kind, queue), run in itertools.groupby(settlements, _kind):
@@ -238,6 +251,8 @@ def _ends(settlements: Iterable[Settlement]) -> Iterator[Any]:
 def _kind(settlement: Settlement) -> tuple[str, str]:
     outcome, queue = settlement.outcome, settlement.lease.message.queue
     if type(outcome) is Ack:
+        if outcome.record is not None:
+            return "record", queue
         return "keep" if outcome.keep_ms > 0 else "ack", queue
     return "dead" if isinstance(outcome, DeadLetter) else "back", queue
 
@@ -245,10 +260,12 @@ def _kind(settlement: Settlement) -> tuple[str, str]:
 def _fields(settlement: Settlement) -> tuple[Any, ...]:
     held, outcome = _held(settlement.lease), settlement.outcome
     if isinstance(outcome, Ack):
-        if outcome.keep_ms <= 0:
+        record = outcome.record
+        if outcome.keep_ms <= 0 and record is None:
             return (held,)
         value = b"" if outcome.result is None else b"=" + outcome.result
-        return held, min(outcome.keep_ms, MAX_DURATION_MS), value
+        kept = held, min(outcome.keep_ms, MAX_DURATION_MS), value
+        return kept if record is None else (*kept, record.id, min(record.keep_ms, MAX_DURATION_MS))
     error = "" if isinstance(outcome, Release) else json.dumps(astuple(outcome.error))
     if isinstance(outcome, DeadLetter):
         return held, outcome.reason, outcome.charge, error

@@ -11,16 +11,8 @@ from typing import Any
 from msgspec import Struct, msgpack
 
 from dibs.brokers import checks
-from dibs.brokers.contract import (
-    GONE,
-    REDRIVEN,
-    Answered,
-    Capabilities,
-    Duplicate,
-    Finding,
-    Inspector,
-    Page,
-)
+from dibs.brokers.capabilities import Capabilities
+from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Inspector, Page
 from dibs.brokers.redis.settings import findings, settings_of
 from dibs.message import Attempt, Charge, Error, JobView, Message, QueueCounts, Result
 from dibs.resp.link import Link

@@ -6,7 +6,8 @@ Must never: change a setting. Called by: `RedisBroker` and its inspector.
 
 from msgspec import Struct
 
-from dibs.brokers.contract import Durability, Finding
+from dibs.brokers.capabilities import Durability
+from dibs.brokers.contract import Finding
 from dibs.errors import BrokerError
 from dibs.resp.link import Link
 
@@ -18,7 +19,9 @@ LEVELS: dict[str, tuple[Durability, str]] = {
     "unknown": ("D1", "append-only file; how often it is synced, the server does not say"),
     "off": ("D0", "no append-only file: a restart may lose all since the last snapshot"),
 }
-SYNC = "CONFIG SET appendfsync always, and in its file: that is D2"
+SYNC = "CONFIG SET appendonly yes, appendfsync always, and so in its file: that is D2"
+EVICTS = "jobs would vanish when memory is full: CONFIG SET maxmemory-policy noeviction"
+OPEN = Finding("password", "none", "note", "whoever reaches its port owns the queues: use ACLs")
 
 
 class Settings(Struct, frozen=True):
@@ -29,6 +32,7 @@ class Settings(Struct, frozen=True):
     eviction: str
     role: str
     cluster: bool
+    guarded: bool
 
 
 def settings_of(link: Link) -> Settings:
@@ -48,6 +52,7 @@ def settings_of(link: Link) -> Settings:
         eviction=info.get("maxmemory_policy", ""),
         role=info.get("role", ""),
         cluster=info.get("cluster_enabled") == "1",
+        guarded=any(command[0] == "AUTH" for command in link.address.greeting()),
     )
 
 
@@ -65,28 +70,15 @@ def _configured(link: Link, name: str) -> str:
 def findings(found: Settings) -> list[Finding]:
     """Say what is good, worth knowing, or to be refused."""
     version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
-    level, note = LEVELS[found.fsync]
+    cluster, policy = "on" if found.cluster else "off", found.eviction
+    always = found.fsync == "always"
     return [
         _judged("version", found.version, version >= OLDEST, "dibs needs Redis 7.0 or later"),
-        _judged(
-            "cluster mode",
-            "on" if found.cluster else "off",
-            not found.cluster,
-            "a queue's keys must lie on one server; use one without cluster mode",
-        ),
-        _judged(
-            "role",
-            found.role,
-            found.role in ("master", ""),
-            "jobs can only be stored on the primary; use its address",
-        ),
-        _judged(
-            "maxmemory-policy",
-            found.eviction,
-            found.eviction in ("noeviction", ""),
-            "jobs would be evicted when memory is full: CONFIG SET maxmemory-policy noeviction",
-        ),
-        Finding("durability", f"{level}: {note}", "good" if level == "D2" else "note", SYNC),
+        _judged("cluster mode", cluster, not found.cluster, "use a server without cluster mode"),
+        _judged("role", found.role, found.role != "slave", "use the address of the primary"),
+        _judged("maxmemory-policy", policy, policy == "noeviction", EVICTS),
+        Finding("appendfsync", found.fsync, "good" if always else "note", "" if always else SYNC),
+        Finding("password", "given", "good") if found.guarded else OPEN,
     ]
 
 

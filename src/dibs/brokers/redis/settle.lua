@@ -4,19 +4,19 @@
 -- ARGV: runs, one after the other: a kind, the queue, how many, and for each of them its fields:
 --   ack   lease
 --   keep  lease, for how many milliseconds its result is kept, '=' and the result or ''
+--   record  as keep, and another id under which the result is kept, and for how many milliseconds
 --   back  lease, delay, charge, error or ''
 --   dead  lease, reason, charge, error
--- Returns how each ended: 0 applied, 1 applied late, 2 stale, 3 gone; nothing if all were applied.
+-- Returns how each ended: 0 applied, 1 applied late, 2 stale, 3 gone.
 
 local APPLIED, LATE, STALE, GONE = 0, 1, 2, 3
 local ATTEMPTS_KEPT = 20
 local COUNTERS = { failure = FAILURES, crash = CRASHES }
-local answers, all_applied = {}, true
+local answers = {}
 local over, returned = {}, {} -- ids and queues to ring for, once all is written
 
 local function answer(how)
   answers[#answers + 1] = how
-  all_applied = all_applied and how == APPLIED
   return how <= LATE
 end
 
@@ -91,16 +91,35 @@ function END.ack(queue, first, count)
   return count
 end
 
+local function keep_result(id, ms, result)
+  if ms > 0 then
+    call('SET', RESULT .. id, struct.pack('>I6', now + ms) .. result, 'PX', ms)
+  end
+end
+
 function END.keep(queue, first, count)
   local leases = {}
   for i = 0, count - 1 do
     leases[#leases + 1] = ARGV[first + 3 * i]
   end
   acknowledge(queue, leases, function(i, id)
-    local ms, result = tonumber(ARGV[first + 3 * i - 2]), ARGV[first + 3 * i - 1]
-    call('SET', RESULT .. id, struct.pack('>I6', now + ms) .. result, 'PX', ms)
+    keep_result(id, tonumber(ARGV[first + 3 * i - 2]), ARGV[first + 3 * i - 1])
   end)
   return 3 * count
+end
+
+function END.record(queue, first, count)
+  local leases = {}
+  for i = 0, count - 1 do
+    leases[#leases + 1] = ARGV[first + 5 * i]
+  end
+  acknowledge(queue, leases, function(i, id)
+    local at = first + 5 * (i - 1)
+    local result = ARGV[at + 2]
+    keep_result(id, tonumber(ARGV[at + 1]), result)
+    keep_result(ARGV[at + 3], tonumber(ARGV[at + 4]), result)
+  end)
+  return 5 * count
 end
 
 function END.back(queue, first, count)
@@ -166,4 +185,4 @@ for queue in pairs(returned) do
   ring(queue)
 end
 ring_ends(over)
-return all_applied and {} or answers
+return answers

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import APPLIED, STORED, UNKNOWN
 from dibs.brokers.ends import Acks, acks_of, other_end
 from dibs.brokers.sqlite.inspector import SqliteInspector, result_of
@@ -36,7 +37,7 @@ _SHARED = [n for n in Message.__struct_fields__ if n not in {"id", "queue", "arg
 class SqliteBroker(contract.Broker):
     """Queues in one file, for the processes of one machine."""
 
-    capabilities = contract.Capabilities("D2", "SQLite WAL, synchronous=FULL", BATCH, 1 << 20)
+    capabilities = Capabilities("D2", "SQLite WAL, synchronous=FULL", BATCH, 1 << 20)
 
     def __init__(self, path: Path, *, worker_id: bytes, clock: Clock) -> None:
         self._db = Database(path, Path(__file__).parent)
@@ -260,7 +261,7 @@ class SqliteBroker(contract.Broker):
     def _keep(self, acks: Acks) -> None:
         now = self._clock.wall_ms()
         for keep_ms, (ids, values) in acks.results.items():
-            until = now + min(keep_ms, contract.MAX_DURATION_MS)
+            until = now + min(keep_ms, MAX_DURATION_MS)
             self._run("keep_results", b"".join(ids), *packed(values), until)
             # Here too: where there is always work, no moment is idle, and results would pile up.
             self._run("prune_results", now, 2 * len(ids))

@@ -11,15 +11,7 @@ from typing import Any
 import apsw
 
 from dibs.brokers import checks
-from dibs.brokers.contract import (
-    GONE,
-    REDRIVEN,
-    Answered,
-    Duplicate,
-    Finding,
-    Inspector,
-    Page,
-)
+from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Inspector, Page
 from dibs.clock import Clock
 from dibs.errors import OptionError
 from dibs.local import disk

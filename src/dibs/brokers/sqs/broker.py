@@ -21,6 +21,7 @@ from dibs.aws.polls import Polls
 from dibs.aws.queues import DEAD, LONG, RESERVED, Queues
 from dibs.aws.receives import POLL_SECONDS, Receives
 from dibs.brokers import checks, contract, wire
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.holds import Hold, Holds
 from dibs.brokers.sqs.inspector import SqsInspector
 from dibs.brokers.sqs.parcel import AWAY, ROOM, Parcel, copy_of, dead_copy_of, parcel_of, place_of
@@ -31,7 +32,7 @@ from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-CAPABILITIES = contract.Capabilities(
+CAPABILITIES = Capabilities(
     durability="D3", durability_note="in several zones of its region before SQS answers",
     batch_limit=100, payload_limit=1_048_576 - ROOM, longest_lease_ms=CEILING_SECONDS * 1_000,
     atomic_batches=False, atomic_retry=False, native_fence=False, unique_ids=False, ordered=False,
@@ -262,6 +263,6 @@ def _move(one: Settlement, hold: Hold, urls: dict[str, str], wall_ms: int) -> Mo
         dead = urls[message.queue + DEAD]
         move.copy = dead_copy_of(dead, message, past, outcome, hold.until)
     else:
-        delay_ms = max(0, min(outcome.delay_ms, contract.MAX_DURATION_MS))
+        delay_ms = max(0, min(outcome.delay_ms, MAX_DURATION_MS))
         move.copy = copy_of(urls[message.queue], message, past, delay_ms, hold.until)
     return move

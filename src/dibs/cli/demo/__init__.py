@@ -1,4 +1,4 @@
-"""`dibs demo`: real photos, real workers, one of them killed, and an audit of the files.
+"""`dibs demo`: real jobs, real workers, faults, and an audit of the files and the databases.
 
 Owns: the command. Must never: import Pillow or rich before it is known that they are there.
 Called by: `dibs.cli.commands`.
@@ -17,9 +17,9 @@ DEFAULT_PHOTOS = 10_000
 
 
 @click.command(
-    short_help="Watch 10,000 jobs survive the death of a worker.",
+    short_help="Watch 12,000 jobs survive what befalls their workers.",
     epilog=examples(
-        "dibs demo                     10,000 photos, made for it, on 50 slots",
+        "dibs demo                     10,000 photos, 1,000 cards, 50 slots",
         "dibs demo --photos 500        a short one",
         "dibs demo --dir ~/Pictures    your own photos; they are only read",
     ),
@@ -27,14 +27,15 @@ DEFAULT_PHOTOS = 10_000
 @click.option(
     "--photos",
     type=click.IntRange(10, 1_000_000),
-    help=f"How many.  [default: {DEFAULT_PHOTOS:,}, or all of --dir]",
+    help=f"How many; a tenth as many cards, 50 at least.  [default: {DEFAULT_PHOTOS:,}, or all of"
+    " --dir]",
 )
 @click.option(
     "--workers",
-    type=click.IntRange(2, 1_000),
+    type=click.IntRange(3, 1_000),
     default=50,
     show_default=True,
-    help="How many jobs run at a time, over two worker processes.",
+    help="How many jobs run at a time, over three workers.",
 )
 @click.option(
     "--dir",
@@ -42,11 +43,18 @@ DEFAULT_PHOTOS = 10_000
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder of your own photos. They are read, never changed.",
 )
-@click.option("--keep", is_flag=True, help="Keep the thumbnails, the queue and the workers' logs.")
+@click.option(
+    "--keep", is_flag=True, help="Keep the thumbnails, the shop, the queue and the workers' logs."
+)
 def command(*, photos: int | None, workers: int, folder: Path | None, keep: bool) -> int:
-    """Resize photos with two workers, kill one in the middle of its jobs, and audit the files.
+    """Resize photos and charge cards with three workers, and see what faults do to the jobs.
 
-    Ends with 0 if every photo has one correct thumbnail, else with 1.
+    One worker is killed in the middle of its jobs. One is stopped before it could say that its jobs
+    are done, for so long that others do them, and goes on. Of one, acknowledgements are lost on the
+    way. Then the files and the databases are audited.
+
+    Ends with 0 if every photo has one correct thumbnail and every card was charged once through
+    `dibs.once`, while the naive way has charged some twice; else with 1.
     """
     if find_spec("PIL") is None:
         raise UserError(

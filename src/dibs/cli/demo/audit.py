@@ -1,67 +1,105 @@
-"""The audit: the files themselves, and the record of runs, not what the queue says of itself.
+"""The audit: the files and the shop themselves, not what the queue or the workers say of them.
 
-Owns: what is lost, wrong and delivered more than once.
-Must never: ask the broker for anything but its dead letters.
+Owns: what is lost, wrong and charged twice, and whether the demo has shown what it is to show.
+Must never: ask the broker for anything.
 Called by: `story.py`.
 """
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from msgspec import Struct
 
-from dibs.cli.demo.tasks import RECORD, render
+from dibs.cli.demo import shop
+from dibs.cli.demo.record import Record
+from dibs.cli.demo.tasks import render
+from dibs.cli.demo.work import Faults
 
 
-class Runs(Struct, frozen=True):
-    """The record of runs: how often each thumbnail was begun, by which workers, and unfinished."""
+class Photos(Struct, frozen=True):
+    """What the thumbnails are: of `total` photos, and `strange` files beside them."""
 
-    begun: Counter[str]
-    begun_by: Mapping[int, set[str]]
-    unfinished_by: Mapping[int, set[str]]
-
-
-class Audit(Struct, frozen=True):
-    """What the files say. `repeated_by_kill` of the `repeated` were begun by the killed worker."""
-
-    photos: int
+    total: int
     correct: int
     lost: int
     wrong: int
     strange: int
-    runs: int
-    repeated: int
-    repeated_by_kill: int
+
+
+class Cards(Struct, frozen=True):
+    """What the shop says: of `total` cards, by the naive task and by the one with `once`.
+
+    `strange` is what was charged or recorded as done that no job is for.
+    """
+
+    total: int
+    naive_lost: int
+    naive_twice: int
+    lost: int
+    twice: int
+    strange: int
+
+
+class Repeated(Struct, frozen=True):
+    """The jobs that were delivered more than once, by the fault that met each."""
+
+    total: int
+    lost_acks: int
+    killed: int
+    stopped: int
 
     @property
-    def passed(self) -> bool:
-        """Whether every photo has one correct thumbnail, and there is nothing else."""
-        return self.correct == self.photos and not self.strange
+    def others(self) -> int:
+        """Those of no fault of the demo's."""
+        return self.total - self.lost_acks - self.killed - self.stopped
 
 
-def read_runs(folder: Path) -> Runs:
-    """Read the record as far as it is written."""
-    begun: Counter[str] = Counter()
-    begun_by: dict[int, set[str]] = {}
-    unfinished_by: dict[int, set[str]] = {}
-    record = folder / RECORD
-    for line in record.read_text().splitlines() if record.exists() else ():
-        what, worker, name = line.split(" ", 2)
-        if what == "started":
-            begun[name] += 1
-            begun_by.setdefault(int(worker), set()).add(name)
-            unfinished_by.setdefault(int(worker), set()).add(name)
-        else:
-            unfinished_by[int(worker)].discard(name)
-    return Runs(begun, begun_by, unfinished_by)
+class Audit(Struct, frozen=True):
+    """What was found; `acks_lost` and `acks_refused` are of the workers' own record."""
+
+    photos: Photos
+    cards: Cards
+    repeated: Repeated
+    acks_lost: int
+    acks_refused: int
+
+    @property
+    def done(self) -> int:
+        """The jobs whose effect is there."""
+        cards = self.cards
+        return self.photos.correct + 2 * cards.total - cards.naive_lost - cards.lost
+
+    @property
+    def lost(self) -> int:
+        """The jobs that left nothing."""
+        return self.photos.lost + self.cards.naive_lost + self.cards.lost
+
+    @property
+    def wrong(self) -> int:
+        """What is there and should be otherwise, or not at all."""
+        return self.photos.wrong + self.photos.strange + self.cards.strange
+
+    def failures(self) -> Iterator[str]:
+        """Yield what is not as it should be; a demo that shows nothing has failed too."""
+        if self.lost:
+            yield f"{self.lost:,} jobs are lost"
+        if self.wrong:
+            yield f"{self.wrong:,} thumbnails or charges are wrong"
+        if self.cards.twice:
+            yield f"{self.cards.twice:,} cards were charged twice through `once`"
+        for shown, what in (
+            (self.acks_lost, "no ack was lost"),
+            (self.acks_refused, "no stale ack was refused"),
+            (self.cards.naive_twice, "no card was charged twice by the naive task"),
+        ):
+            if not shown:
+                yield f"{what}, so this run has shown nothing of it"
 
 
-def audit(
-    photos: Mapping[Path, Path], folder: Path, killed: int, told: Callable[[int], None]
-) -> Audit:
+def audit_photos(photos: Mapping[Path, Path], told: Callable[[int], None]) -> Photos:
     """Compare every thumbnail with one made anew; `photos` says which belongs to which.
 
     `told` is called with how many are compared.
@@ -75,18 +113,31 @@ def audit(
     thumbnails = next(iter(photos.values())).parent
     # What a killed run left unfinished is hidden, under a name that no other run uses.
     there = {name for name in os.listdir(thumbnails) if not name.startswith(".")}
-    runs = read_runs(folder)
-    repeated = {name for name, count in runs.begun.items() if count > 1}
-    return Audit(
-        photos=len(photos),
-        correct=states["correct"],
-        lost=states["lost"],
-        wrong=states["wrong"],
-        strange=len(there - expected),
-        runs=runs.begun.total(),
-        repeated=len(repeated),
-        repeated_by_kill=len(repeated & runs.begun_by.get(killed, set())),
+    strange = len(there - expected)
+    return Photos(len(photos), states["correct"], states["lost"], states["wrong"], strange)
+
+
+def audit_cards(path: str, cards: range) -> Cards:
+    """Count in the shop how often each card was charged, and hold its ledger to that."""
+    naive, once = shop.charged(path, "naive_charges"), shop.charged(path, "charges")
+    strange = len((naive.keys() | once.keys()) - set(cards)) + abs(shop.kept(path) - len(once))
+    return Cards(
+        total=len(cards),
+        naive_lost=sum(not naive[card] for card in cards),
+        naive_twice=sum(naive[card] > 1 for card in cards),
+        lost=sum(not once[card] for card in cards),
+        twice=sum(once[card] > 1 for card in cards),
+        strange=strange,
     )
+
+
+def explain(record: Record, faults: Faults) -> Repeated:
+    """Say for each job that was delivered more than once by which fault; the surest one counts."""
+    repeated = record.repeated()
+    lost = repeated & record.acks_lost.keys()
+    killed = (repeated - lost) & record.begun_by[faults.killed]
+    stopped = (repeated - lost - killed) & record.begun_by[faults.stopped]
+    return Repeated(len(repeated), len(lost), len(killed), len(stopped))
 
 
 def _state(photo: Path, thumbnail: Path) -> str:

@@ -2,7 +2,7 @@
 
 Owns: starting, stopping and killing them, each by its own id.
 Must never: touch a process that it did not start, or leave one behind.
-Called by: `story.py`.
+Called by: `story.py` and `work.py`.
 """
 
 import contextlib
@@ -54,6 +54,11 @@ class Processes:
     def pause(self, process: subprocess.Popen[bytes]) -> None:
         """Stop a process and all that it started where they are."""
         os.killpg(process.pid, signal.SIGSTOP)
+
+    def pause_alone(self, process: subprocess.Popen[bytes]) -> None:
+        """Stop a process, and wait until it stands; what it started goes on."""
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
 
     def go_on(self, process: subprocess.Popen[bytes]) -> None:
         """Let a paused process go on."""

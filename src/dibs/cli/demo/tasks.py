@@ -1,6 +1,6 @@
-"""The demo's app, as a user would write it: one task that makes a thumbnail.
+"""The demo's app, as a user would write it: one task makes a thumbnail, two charge a card.
 
-Owns: what a correct thumbnail is (`render`), and the record of runs that the audit counts.
+Owns: what a correct thumbnail is (`render`), and what charging a card twice takes.
 Must never: write into a photo, or leave a half-written thumbnail under its own name.
 Called by: the demo's workers, as `dibs.cli.demo.tasks:app`; `audit.py` renders again to compare.
 """
@@ -8,29 +8,50 @@ Called by: the demo's workers, as `dibs.cli.demo.tasks:app`; `audit.py` renders 
 import io
 import os
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from dibs import App, context
+from dibs import App, context, once
+from dibs.cli.demo import shop as shops
+from dibs.cli.demo.record import note
 
 WIDTH = 96
-RECORD = "runs.log"
 VISIBILITY_TIMEOUT = 4
 
 app = App()
 
 
-@app.task(queue="photos", visibility_timeout=VISIBILITY_TIMEOUT, max_attempts=3)
+@app.task(queue="demo", visibility_timeout=VISIBILITY_TIMEOUT, max_attempts=3)
 def resize(photo: str, thumbnail: str, wait: float) -> None:
     """Write the thumbnail of a photo. Running it twice leaves what running it once does."""
     target = Path(thumbnail)
-    _record("started", target)
-    time.sleep(wait)
-    unfinished = target.with_name(f".{target.name}.{context().job_id}.{context().fence}")
-    unfinished.write_bytes(render(photo))
-    unfinished.replace(target)
-    _record("finished", target)
+    with _recorded(target.parent.parent, "resize"):
+        time.sleep(wait)
+        unfinished = target.with_name(f".{target.name}.{context().job_id}.{context().fence}")
+        unfinished.write_bytes(render(photo))
+        unfinished.replace(target)
+
+
+@app.task(queue="demo", visibility_timeout=VISIBILITY_TIMEOUT, max_attempts=3)
+def charge_naively(shop: str, card: int, wait: float) -> None:
+    """Charge a card as if every job ran once. Whatever runs it twice charges the card twice."""
+    with _recorded(Path(shop).parent, "charge_naively"):
+        with closing(shops.opened(shop)) as connection:
+            shops.charge(connection, "naive_charges", card)
+        time.sleep(wait)
+
+
+@app.task(queue="demo", visibility_timeout=VISIBILITY_TIMEOUT, max_attempts=3)
+def charge_once(shop: str, card: int, wait: float) -> None:
+    """Charge a card in one transaction with the record that it is charged."""
+    with _recorded(Path(shop).parent, "charge_once"):
+        with closing(shops.opened(shop)) as connection, once(connection) as first:
+            if first:
+                shops.charge(connection, "charges", card)
+        time.sleep(wait)
 
 
 def render(photo: str) -> bytes:
@@ -45,11 +66,10 @@ def render(photo: str) -> bytes:
     return out.getvalue()
 
 
-def _record(what: str, target: Path) -> None:
-    """Append one line in one write, which no other process can cut in two."""
-    line = f"{what} {os.getppid()} {target.name}\n".encode()
-    record = os.open(target.parent.parent / RECORD, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(record, line)
-    finally:
-        os.close(record)
+@contextmanager
+def _recorded(folder: Path, task: str) -> Iterator[None]:
+    """Record the beginning of a run, and its end if it comes to one."""
+    worker, job = os.getppid(), context().job_id
+    note(folder, "started", worker, task, job)
+    yield
+    note(folder, "finished", worker, task, job)

@@ -24,11 +24,22 @@ from dibs.testing.conformance.looking import Looking
 from dibs.testing.conformance.mending import Mending
 from dibs.testing.conformance.pausing import Pausing
 from dibs.testing.conformance.publishing import Publishing
+from dibs.testing.conformance.recording import Recording
 from dibs.testing.conformance.sharing import Sharing
 from dibs.testing.conformance.waiting import Waiting
 
 
 class BrokerConformance(
-    Publishing, Claiming, Holding, Counting, Keeping, Waiting, Sharing, Looking, Mending, Pausing
+    Publishing,
+    Claiming,
+    Holding,
+    Counting,
+    Keeping,
+    Recording,
+    Waiting,
+    Sharing,
+    Looking,
+    Mending,
+    Pausing,
 ):
     """Every case of the contract that a broker alone can keep."""

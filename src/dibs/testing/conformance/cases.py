@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import (
     Applied,
     Broker,
-    Capabilities,
     Duplicate,
     Gone,
     Published,

@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 
-from dibs.brokers.contract import Broker, Capabilities
+from dibs.brokers.capabilities import Capabilities
+from dibs.brokers.contract import Broker
 from dibs.message import Ack, Nack, Outcome, Release
 from dibs.testing.conformance.cases import Cases, assert_refused, in_order
 from dibs.testing.harness import Harness

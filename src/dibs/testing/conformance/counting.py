@@ -7,7 +7,8 @@ Called by: pytest, through `BrokerConformance`.
 
 import pytest
 
-from dibs.brokers.contract import Applied, Broker, Capabilities
+from dibs.brokers.capabilities import Capabilities
+from dibs.brokers.contract import Applied, Broker
 from dibs.message import (
     Ack,
     Attempt,

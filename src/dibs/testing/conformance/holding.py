@@ -8,16 +8,8 @@ Called by: pytest, through `BrokerConformance`.
 import pytest
 from msgspec.structs import replace
 
-from dibs.brokers.contract import (
-    Applied,
-    Broker,
-    Capabilities,
-    Duplicate,
-    Gone,
-    Held,
-    Lost,
-    Stale,
-)
+from dibs.brokers.capabilities import Capabilities
+from dibs.brokers.contract import Applied, Broker, Duplicate, Gone, Held, Lost, Stale
 from dibs.message import Ack, Lease, Nack, Outcome, Release, Settlement
 from dibs.testing.conformance.cases import Cases, in_order, late, no_longer_there
 from dibs.testing.harness import Harness

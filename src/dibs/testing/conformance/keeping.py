@@ -9,15 +9,8 @@ from operator import attrgetter
 
 import pytest
 
-from dibs.brokers.contract import (
-    ATTEMPTS_KEPT,
-    MAX_DURATION_MS,
-    Applied,
-    Broker,
-    Capabilities,
-    Duplicate,
-    Held,
-)
+from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
+from dibs.brokers.contract import ATTEMPTS_KEPT, Applied, Broker, Duplicate, Held
 from dibs.message import (
     Ack,
     Attempt,

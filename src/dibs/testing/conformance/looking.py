@@ -7,7 +7,8 @@ Called by: pytest, through `BrokerConformance`.
 
 import pytest
 
-from dibs.brokers.contract import Applied, Broker, Capabilities, Stored
+from dibs.brokers.capabilities import Capabilities
+from dibs.brokers.contract import Applied, Broker, Stored
 from dibs.message import Ack, Attempt, DeadLetter, JobView, Message, Nack, Release
 from dibs.states import State
 from dibs.testing.conformance.cases import Cases, browses, listed

@@ -9,17 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dibs.brokers.contract import (
-    Applied,
-    Broker,
-    Capabilities,
-    Duplicate,
-    Gone,
-    Held,
-    Lost,
-    Redriven,
-    Stale,
-)
+from dibs.brokers.capabilities import Capabilities
+from dibs.brokers.contract import Applied, Broker, Duplicate, Gone, Held, Lost, Redriven, Stale
 from dibs.errors import OptionError
 from dibs.message import Ack, Lease, Message, Nack, Outcome
 from dibs.states import State

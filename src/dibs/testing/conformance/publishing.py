@@ -7,7 +7,8 @@ Called by: pytest, through `BrokerConformance`.
 
 import pytest
 
-from dibs.brokers.contract import Broker, Capabilities, Duplicate, Refused, Stored
+from dibs.brokers.capabilities import Capabilities
+from dibs.brokers.contract import Broker, Duplicate, Refused, Stored
 from dibs.errors import OptionError
 from dibs.message import Ack, Message, Nack, Release
 from dibs.testing.conformance.cases import Cases, again, assert_refused, in_order

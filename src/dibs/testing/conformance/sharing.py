@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dibs.brokers.contract import Applied, Broker, Capabilities, Stale
+from dibs.brokers.capabilities import Capabilities
+from dibs.brokers.contract import Applied, Broker, Stale
 from dibs.message import Ack
 from dibs.testing.clock import ManualClock
 from dibs.testing.conformance.cases import Cases

@@ -4,9 +4,11 @@
 -- transactions wait for each other in a circle.
 
 -- acknowledge: many leases at once. `keeps` and `worth` are the results that are kept, and for how many
--- ms; null where none is. Answers a row for each that was not ended in time: its place in the arrays, and
+-- ms; null where none is. `records` are the ids under which they are kept too, and `spans` for how many
+-- ms that is. Answers a row for each that was not ended in time: its place in the arrays, and
 -- 'late', 'stale' or 'gone'.
-CREATE FUNCTION acknowledge(ids uuid[], seqs bigint[], fences integer[], keeps bigint[], worth bytea[])
+CREATE FUNCTION acknowledge(ids uuid[], seqs bigint[], fences integer[], keeps bigint[], worth bytea[],
+  records uuid[], spans bigint[])
 RETURNS TABLE(place bigint, answer text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
@@ -19,9 +21,10 @@ DECLARE
 BEGIN
   WITH ended AS (
     DELETE FROM lease l
-    USING unnest(ids, seqs, fences, keeps, worth) WITH ORDINALITY t(id, seq, fence, keep, value, at)
+    USING unnest(ids, seqs, fences, keeps, worth, records, spans)
+    WITH ORDINALITY t(id, seq, fence, keep, value, record, span, at)
     WHERE l.id = t.id AND l.seq = t.seq AND l.fence = t.fence AND l.expiry_ms > now
-    RETURNING t.at, l.id, t.keep, t.value
+    RETURNING t.at, l.id, t.keep, t.value, t.record, t.span
   ), gone AS (
     DELETE FROM message m USING ended e WHERE m.id = e.id RETURNING m.id, m.fence
   ), forgotten AS (
@@ -30,12 +33,17 @@ BEGIN
   ), kept AS (
     INSERT INTO result AS r SELECT e.id, now + e.keep, e.value FROM ended e WHERE e.keep > 0
     ON CONFLICT (id) DO UPDATE SET expires_ms = excluded.expires_ms, value = excluded.value
+  ), recorded AS (
+    -- Once each: a row can be written but once in a statement. In order, so that nobody is deadlocked.
+    INSERT INTO result AS r SELECT DISTINCT ON (e.record) e.record, now + e.span, e.value
+    FROM ended e WHERE e.span > 0 ORDER BY e.record, e.at DESC
+    ON CONFLICT (id) DO UPDATE SET expires_ms = excluded.expires_ms, value = excluded.value
   )
   SELECT array_agg(e.at) INTO in_time FROM ended e;
   IF coalesce(cardinality(in_time), 0) < cardinality(ids) THEN
     FOR each IN
-      SELECT * FROM unnest(ids, seqs, fences, keeps, worth)
-      WITH ORDINALITY t(id, seq, fence, keep, value, at)
+      SELECT * FROM unnest(ids, seqs, fences, keeps, worth, records, spans)
+      WITH ORDINALITY t(id, seq, fence, keep, value, record, span, at)
       WHERE in_time IS NULL OR t.at <> ALL(in_time)
     LOOP
       place := each.at;
@@ -44,6 +52,7 @@ BEGIN
         DELETE FROM attempt a WHERE a.id = each.id;
         DELETE FROM message m WHERE m.id = each.id;
         INSERT INTO result SELECT each.id, now + each.keep, each.value WHERE each.keep > 0
+        UNION ALL SELECT each.record, now + each.span, each.value WHERE each.span > 0
         ON CONFLICT (id) DO UPDATE SET expires_ms = excluded.expires_ms, value = excluded.value;
       END IF;
       RETURN NEXT;
@@ -75,41 +84,69 @@ BEGIN
   RETURN 'gone';
 END $$;
 
--- end_otherwise: every other end of a lease. A dead letter has a reason; what is given back has no error.
--- `keep` is how many attempts are kept.
-CREATE FUNCTION end_otherwise(of uuid, at bigint, held integer, delay bigint, charge text, error text,
-  reason text, keep integer) RETURNS text
+-- end_otherwise: every other end of leases, many at once. A dead letter has a reason; what is given back
+-- has no error. `keep` is how many attempts of a message are kept. Answers as `acknowledge` does.
+CREATE FUNCTION end_otherwise(ids uuid[], seqs bigint[], fences integer[], delays bigint[],
+  charges text[], errors text[], reasons text[], keep integer)
+RETURNS TABLE(place bigint, answer text)
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path FROM CURRENT SET jit = off SET enable_seqscan = off
+SET search_path FROM CURRENT SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 AS $$
 DECLARE
   now constant bigint := now_ms();
-  answer constant text := take(of, at, held, now);
+  in_time bigint[];
+  each record;
 BEGIN
-  IF answer NOT IN ('applied', 'late') THEN
-    RETURN answer;
-  END IF;
-  IF reason IS NOT NULL THEN
+  WITH ended AS (
+    DELETE FROM lease l
+    USING unnest(ids, seqs, fences, delays, charges, errors, reasons)
+      WITH ORDINALITY t(id, seq, fence, delay, charge, error, reason, at)
+    WHERE l.id = t.id AND l.seq = t.seq AND l.fence = t.fence AND l.expiry_ms > now
+    RETURNING t.*, l.queue, l.rank
+  ), died AS (
     INSERT INTO dead(id, died_ms, queue, reason, error, unique_key)
-    SELECT m.id, now, m.queue, end_otherwise.reason, end_otherwise.error, m.unique_key
-    FROM message m WHERE m.id = of;
-  ELSIF delay <= 0 THEN
-    INSERT INTO ready SELECT m.queue, false, 9 - m.priority, m.seq, m.id FROM message m WHERE m.id = of;
-  ELSE
-    INSERT INTO scheduled SELECT now + delay, m.seq, m.id, m.queue, 9 - m.priority
-    FROM message m WHERE m.id = of;
+    SELECT e.id, now, e.queue, e.reason, e.error, m.unique_key FROM ended e JOIN message m ON m.id = e.id
+    WHERE e.reason IS NOT NULL
+  ), soon AS (
+    INSERT INTO ready SELECT e.queue, false, e.rank, e.seq, e.id FROM ended e
+    WHERE e.reason IS NULL AND e.delay <= 0
+  ), later AS (
+    INSERT INTO scheduled SELECT now + e.delay, e.seq, e.id, e.queue, e.rank FROM ended e
+    WHERE e.reason IS NULL AND e.delay > 0
+  ), counted AS (
+    UPDATE message m SET fence = e.fence, since_ms = now + e.delay,
+      failures = m.failures + (e.charge = 'failure')::integer,
+      crashes = m.crashes + (e.charge = 'crash')::integer,
+      unique_key = CASE WHEN e.reason IS NULL THEN m.unique_key END
+    FROM ended e WHERE m.id = e.id
+  ), noted AS (
+    INSERT INTO attempt SELECT e.id, e.fence, now, e.charge, e.error FROM ended e
+    WHERE e.error IS NOT NULL
+  )
+  SELECT array_agg(e.at) INTO in_time FROM ended e;
+  -- A message has no more attempts than it had leases, so most are spared the look.
+  DELETE FROM attempt a USING unnest(ids, fences) t(id, fence)
+  WHERE t.fence > keep AND a.id = t.id AND a.fence <= (
+    SELECT k.fence FROM attempt k WHERE k.id = t.id ORDER BY k.fence DESC LIMIT 1 OFFSET keep);
+  IF coalesce(cardinality(in_time), 0) < cardinality(ids) THEN
+    FOR each IN
+      SELECT * FROM unnest(ids, seqs, fences, delays, charges, errors, reasons)
+      WITH ORDINALITY t(id, seq, fence, delay, charge, error, reason, at)
+      WHERE in_time IS NULL OR t.at <> ALL(in_time)
+    LOOP
+      place := each.at;
+      answer := take(each.id, each.seq, each.fence, now);
+      IF answer IN ('applied', 'late') THEN
+        -- It is nobody's now: leased again for this transaction, it ends as the others did.
+        INSERT INTO lease SELECT m.id, m.seq, now + 60000, each.fence, m.queue, 9 - m.priority
+        FROM message m WHERE m.id = each.id;
+        PERFORM end_otherwise(ARRAY[each.id], ARRAY[each.seq], ARRAY[each.fence], ARRAY[each.delay],
+          ARRAY[each.charge], ARRAY[each.error], ARRAY[each.reason], keep);
+      END IF;
+      RETURN NEXT;
+    END LOOP;
   END IF;
-  UPDATE message m SET fence = held, since_ms = now + delay,
-    failures = m.failures + (charge = 'failure')::integer,
-    crashes = m.crashes + (charge = 'crash')::integer,
-    unique_key = CASE WHEN end_otherwise.reason IS NULL THEN m.unique_key END
-  WHERE m.id = of;
-  IF error IS NOT NULL THEN
-    INSERT INTO attempt VALUES (of, held, now, charge, error);
-    DELETE FROM attempt a WHERE a.id = of AND a.fence <= (
-      SELECT k.fence FROM attempt k WHERE k.id = of ORDER BY k.fence DESC LIMIT 1 OFFSET keep);
-  END IF;
-  RETURN answer;
 END $$;
 
 -- extend: renews leases by `leases` ms, also those that ran out and were not granted again. Answers a row

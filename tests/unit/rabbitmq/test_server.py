@@ -1,0 +1,326 @@
+"""What the suite cannot hold: lost connections, a silent server, and what somebody did to it."""
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from pika import BlockingConnection, URLParameters
+from pika.adapters.blocking_connection import BlockingChannel
+
+from dibs.amqp.address import address_of
+from dibs.brokers.contract import (
+    CALL_LIMIT_SECONDS,
+    Applied,
+    Broker,
+    Lost,
+    Refused,
+    Stale,
+    Stored,
+    Unknown,
+)
+from dibs.brokers.rabbitmq import RabbitBroker, open_rabbitmq, open_url
+from dibs.clock import SystemClock
+from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OptionError
+from dibs.message import Ack, DeadLetter, Lease, Nack
+from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages, publish, settle
+from tests.servers.rabbitmq import Server
+from tests.unit.rabbitmq.conftest import Open
+from tests.worker.workers import until
+
+SOON_SECONDS = 1.0
+
+
+@contextmanager
+def channel_of(url: str) -> Iterator[BlockingChannel]:
+    """Somebody else's channel on the server."""
+    connection = BlockingConnection(URLParameters(url.partition("?")[0]))
+    yield connection.channel()
+    connection.close()
+
+
+def prefix_of(url: str) -> str:
+    return url.rpartition("=")[2]
+
+
+def claimed(broker: Broker, count: int) -> list[Lease]:
+    """Claim until so many came: what a server gives back takes a moment."""
+    leases: list[Lease] = []
+
+    def more() -> bool:
+        try:
+            leases.extend(claim(broker, limit=count - len(leases)))
+        except BrokerUnavailable:
+            return False
+        return len(leases) == count
+
+    until(more, f"{count} messages come")
+    return leases
+
+
+def bodies_of(channel: BlockingChannel, queue: str) -> list[tuple[Any, bytes]]:
+    """Take all that lies in a queue."""
+    found = []
+    while True:
+        method, properties, body = channel.basic_get(queue, auto_ack=True)
+        if method is None:
+            return found
+        found.append((properties, body))
+
+
+def test_rule_25_a_worker_and_an_idle_producer_outlive_a_restart(
+    server: Server, open_one: Open
+) -> None:
+    """Nobody opens anything anew, and the bell of whoever waits says that there is to look."""
+    worker, producer = open_one(), open_one()
+    publish(producer, *messages(3))
+    done, *held = claim(worker, limit=3)
+    assert settle(worker, done, Ack()) == Applied()
+    worker.bell()
+    assert claim(worker, limit=10) == []
+    assert select.select([worker.bell()], [], [], 0)[0] == []
+    server.stop()
+    assert select.select([worker.bell()], [], [], SOON_SECONDS)[0]
+    with pytest.raises(BrokerUnavailable):
+        worker.claim(["photos"], 10)
+    server.start()
+    again = claimed(worker, 2)
+    assert ids(again) == ids(held)
+    assert [lease.lost for lease in again] == [1, 1]
+    assert producer.publish([one := message()]) == [Stored()]
+    assert select.select([worker.bell()], [], [], SOON_SECONDS)[0]
+    assert ids(claim(worker, limit=10)) == [one.id]
+
+
+def test_rule_10_what_was_acknowledged_or_stored_outlives_a_killed_server(
+    server: Server, open_one: Open
+) -> None:
+    """Of a queue that the server had time to write down: see the limits in docs/rabbitmq.md."""
+    broker = open_one()
+    broker.declare(["photos"])
+    server.stop()
+    server.start()
+    kept = publish(broker, *messages(20))
+    done = publish(broker, *messages(20))
+    leases = claim(broker, limit=40)
+    for lease in leases:
+        if lease.message.id in ids(done):
+            assert settle(broker, lease, Ack()) == Applied()
+    server.kill()
+    server.start()
+    assert sorted(ids(claimed(broker, 20))) == sorted(ids(kept))
+    assert claim_all(broker) == []
+
+
+def test_rule_09_leases_of_a_lost_connection_settle_nothing_and_harm_nobody(
+    server: Server, open_one: Open
+) -> None:
+    """An old tag would close the channel, and give back what is held there."""
+    broker = open_one()
+    publish(broker, *messages(3))
+    old = claim(broker, limit=3)
+    server.stop()
+    server.start()
+    new = claimed(broker, 3)
+    assert [settle(broker, lease, Ack()) for lease in old] == [Stale()] * 3
+    assert broker.extend(old) == [Lost()] * 3
+    assert [settle(broker, lease, Ack()) for lease in new] == [Applied()] * 3
+
+
+def test_rule_26_a_silent_server_is_given_up_in_time(server: Server, open_one: Open) -> None:
+    """Each call ends within its limit; what had left may have arrived, and is called unknown."""
+    broker, other = open_one(), open_one()
+    publish(broker, *messages(2))
+    (lease,) = claim(broker)
+    server.signal(signal.SIGSTOP)
+    try:
+        calls = {
+            "publish": lambda: broker.publish([message()]),
+            "settle": lambda: broker.settle([]) or settle(broker, lease, Ack()),
+            "claim": lambda: broker.claim(["photos"], 1),
+            "extend": lambda: other.extend([lease]),
+            "open": open_one,
+        }
+        answers = {name: bounded(call) for name, call in calls.items()}
+    finally:
+        server.signal(signal.SIGCONT)
+    assert answers["publish"] == [Unknown()]
+    assert answers["settle"] == Unknown()
+    assert isinstance(answers["claim"], BrokerUnavailable)
+    assert isinstance(answers["open"], BrokerUnavailable)
+    until(lambda: stored(broker), "it works again", 10)
+
+
+def bounded(call: Any) -> object:
+    """Return what a call answered or raised, within its limit."""
+    began = time.monotonic()
+    try:
+        answer = call()
+    except BrokerError as error:
+        answer = error
+    assert time.monotonic() - began < CALL_LIMIT_SECONDS + 1.0
+    return answer
+
+
+def stored(broker: Broker) -> bool:
+    try:
+        return broker.publish([message("another")]) == [Stored()]
+    except BrokerError:
+        return False
+
+
+def test_nobody_listens_and_a_wrong_password_are_said_without_it(server: Server) -> None:
+    clock = SystemClock()
+    for url in (f"amqp://u:hunter2@127.0.0.1:{server.port}/", "amqp://u:hunter2@127.0.0.1:1/"):
+        with pytest.raises(BrokerUnavailable) as caught:
+            open_url(url, clock=clock, worker_id=os.urandom(16))
+        shown = str(caught.value) + repr(caught.value)
+        assert "hunter2" not in shown
+        assert "127.0.0.1" in shown
+
+
+def test_pikas_own_settings_open_the_same_queues(url: str, open_one: Open) -> None:
+    (new,) = publish(open_one(), message())
+    broker = open_rabbitmq(
+        address_of(url).parameters,
+        clock=SystemClock(),
+        worker_id=os.urandom(16),
+        prefix=prefix_of(url),
+    )
+    assert ids(claim(broker)) == [new.id]
+    broker.close()
+
+
+def test_what_lies_ahead_of_a_claim_goes_to_others_when_it_is_not_wanted(open_one: Open) -> None:
+    """In its turn and uncounted: to be delivered is not to be run."""
+    broker, other = open_one(), open_one()
+    broker.bell()
+    assert claim(broker, limit=50) == []
+    publish(other, *messages(20))
+    assert select.select([broker.bell()], [], [], SOON_SECONDS)[0]
+    assert len(claim(broker, limit=1)) == 1
+    rest = claimed(other, 19)
+    assert {lease.lost for lease in rest} == {0}
+
+
+def test_rule_23_an_expired_lease_is_given_back_by_a_quiet_holder(open_one: Open) -> None:
+    """The server knows no such time, and whoever holds it looks at the clock."""
+    broker, other = open_one(), open_one()
+    publish(broker, message(visibility_timeout_ms=1_000))
+    (lease,) = claim(broker)
+
+    def comes_back() -> list[Lease]:
+        broker.idle()
+        return claim(other)
+
+    (again,) = until(comes_back, "it comes back")
+    assert (again.lost, again.fence) == (1, lease.fence + 1)
+
+
+def test_rule_34_what_cannot_be_read_is_a_dead_letter_with_its_bytes(
+    url: str, open_one: Open
+) -> None:
+    """The next message is granted as if nothing was."""
+    broker = open_one()
+    broker.declare(["photos"])
+    with channel_of(url) as channel:
+        for junk in (b"", b"{}", b"\x00\xff junk", os.urandom(300_000)):
+            channel.basic_publish("", f"{prefix_of(url)}.q.photos", junk)
+        (good,) = publish(broker, message())
+        assert ids(claim_all(broker)) == [good.id]
+        dead = bodies_of(channel, f"{prefix_of(url)}.dead.photos")
+    assert [len(body) for _, body in dead] == [0, 2, 7, 300_000]
+    assert {properties.headers["reason"] for properties, _ in dead} == {"undecodable"}
+
+
+def test_rule_16_a_dead_letter_says_why_in_its_headers(url: str, open_one: Open) -> None:
+    """A person sees them on the server's own page, for dibs cannot list them here."""
+    broker = open_one()
+    publish(broker, message())
+    settle(broker, claim(broker)[0], Nack(0, ERROR))
+    settle(broker, claim(broker)[0], DeadLetter("max_attempts", ERROR, "failure"))
+    with channel_of(url) as channel:
+        ((properties, body),) = bodies_of(channel, f"{prefix_of(url)}.dead.photos")
+    headers = properties.headers
+    assert (headers["reason"], headers["failures"], headers["fence"]) == ("max_attempts", 2, 2)
+    assert headers["error"] == f"{ERROR.type}: {ERROR.message}"
+    assert json.dumps(ERROR.message).encode() in body
+
+
+def test_rule_05_what_is_waited_for_comes_down_the_ladder(open_one: Open) -> None:
+    """Not early, and at once when it is due."""
+    broker = open_one()
+    broker.bell()
+    assert claim(broker, limit=10) == []
+    due_ms = SystemClock().wall_ms() + 350
+    publish(broker, message(due_ms=due_ms))
+
+    def rung() -> list[Lease]:
+        assert select.select([broker.bell()], [], [], SOON_SECONDS)[0], "nobody rang"
+        return claim(broker, limit=10)
+
+    until(rung, "it comes")
+    assert due_ms <= SystemClock().wall_ms() <= due_ms + 500
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_queue_that_somebody_made_otherwise_is_refused(
+    url: str, open_one: Open, kind: str
+) -> None:
+    """A classic queue would lose jobs with its node."""
+    with channel_of(url) as channel:
+        name = f"{prefix_of(url)}.q.photos"
+        channel.queue_declare(name, durable=True, arguments={"x-queue-type": kind})
+        broker = open_one()
+        for refused in (lambda: broker.declare(["photos"]), lambda: publish(broker, message())):
+            with pytest.raises(BrokerRefused, match=r"delete it, or choose another `\?prefix=`"):
+                refused()
+        channel.queue_delete(name)
+    broker.declare(["photos"])
+
+
+def test_a_timeout_that_the_server_would_cut_short_is_refused(url: str) -> None:
+    """By what the URL says of the server, which AMQP cannot be asked."""
+    long = message(timeout_ms=1_700_000)
+    for option, answer in (("", Refused), ("&consumer_timeout=3600", Stored)):
+        broker = open_url(url + option, clock=SystemClock(), worker_id=os.urandom(16))
+        (found,) = broker.publish([long])
+        assert isinstance(found, answer)
+        broker.close()
+
+
+def test_rule_32_a_server_without_memory_takes_no_jobs_and_lets_all_be_finished(
+    server: Server, open_one: Open
+) -> None:
+    """A full server is an error at once, and no false promise; acknowledgements go through."""
+    broker, worker = open_one(), open_one()
+    publish(broker, *messages(2))
+    (first,) = claim(worker)
+    server.control("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        until(lambda: full(broker), "the server says that it is full", 10)
+        assert settle(worker, first, Ack()) == Applied()
+        (second,) = claimed(worker, 1)
+        assert settle(worker, second, Ack()) == Applied()
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+    until(lambda: stored(broker), "it takes jobs again", 10)
+
+
+def full(broker: RabbitBroker) -> bool:
+    try:
+        broker.publish([message("another")])
+    except BrokerFull:
+        return True
+    return False
+
+
+def test_more_than_a_batch_is_refused(open_one: Open) -> None:
+    broker = open_one()
+    with pytest.raises(OptionError, match="at most"):
+        broker.publish(messages(broker.capabilities.batch_limit + 1))
