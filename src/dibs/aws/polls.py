@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from dibs.clock import Clock
 from dibs.wakepipe import WakePipe
 
+TEN = 10
 KEPT_SECONDS = 0.5
 SURE_SECONDS = 1.0
 """A poll that waits so long has looked everywhere: then there is nothing."""
@@ -102,7 +103,7 @@ class Polls(Generic[T]):
                     name, target = f"dibs-poll-{queue}", self._run
                     threading.Thread(target=target, args=(queue,), name=name, daemon=True).start()
             for queue, poll in self._polls.items():
-                wanted = -(-room // len(queues)) if queue in queues else 0
+                wanted = min(TEN, -(-room // len(queues))) if queue in queues else 0
                 if wanted and not poll.want:
                     poll.since = self._clock.monotonic()
                 poll.want, poll.dry = wanted, False

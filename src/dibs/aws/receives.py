@@ -101,7 +101,7 @@ class Receives(Generic[T]):
             return []
         left, url = self._clock.monotonic(), self._queues.url(queue)
         answer = self._polling.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=min(most, TEN), VisibilityTimeout=POLLED_SECONDS,
+            QueueUrl=url, MaxNumberOfMessages=most, VisibilityTimeout=POLLED_SECONDS,
             WaitTimeSeconds=POLL_SECONDS, **_ASKED,
         )  # fmt: skip
         got, waited = answer.get("Messages", ()), self._clock.monotonic() - left

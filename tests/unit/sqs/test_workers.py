@@ -58,8 +58,8 @@ class Shop:
             for name in ("add", "fail", "hold")
         )
 
-    def worker(self) -> Started:
-        command = [sys.executable, "-m", "dibs", "worker", "shop:app", "-c", "4"]
+    def worker(self, *options: str) -> Started:
+        command = [sys.executable, "-m", "dibs", "worker", "shop:app", "-c", "4", *options]
         self.started.append(Started(self.folder, command))
         self.started[-1].line(r"^  slots ")
         return self.started[-1]
@@ -118,6 +118,14 @@ def test_jobs_are_done_retried_delayed_and_given_up_on(shop: Shop) -> None:
     assert shop.notes("fail") == {1: 2}
     assert set(shop.notes("add").values()) == {1}
     assert worker.stop() == 0
+
+
+def test_a_drain_ends_when_everything_is_done_and_not_before(shop: Shop) -> None:
+    """What a poll is about to bring is not nothing."""
+    shop.app.enqueue_many(shop.add.bind(n) for n in range(150))
+    worker = shop.worker("--drain")
+    assert worker.end() == 0
+    assert set(shop.notes("add")) == set(range(150))
 
 
 def test_rule_23_the_jobs_of_a_killed_worker_run_again(shop: Shop) -> None:
