@@ -76,8 +76,8 @@ def test_what_a_blocked_runner_does_not_start_goes_to_another() -> None:
     stage.tick()
     free.start()
     assert len(blocked.queued) == 2
-    stage.tick(101)
-    stage.tick(101)
+    stage.tick(501)
+    stage.tick(501)
     assert blocked.withdrawals() == 1
     for serial in list(blocked.queued):
         blocked.end(serial, Release())
@@ -88,7 +88,7 @@ def test_what_a_blocked_runner_does_not_start_goes_to_another() -> None:
     stage.tick(1_000)
     assert len(blocked.queued) == 1, "after a while it is tried with one job"
     blocked.start()
-    stage.tick(101)
+    stage.tick(501)
     publish(stage.producer, *messages(2))
     stage.tick()
     assert len(blocked.queued) == 2, "it has started the one, so it is blocked no more"

@@ -13,7 +13,11 @@ from collections.abc import Iterator
 
 from dibs.events import Observer, RunnerNotStarted
 from dibs.runners.contract import Hello, Quit, Runner, Spawner, Start, Up, Withdraw
-from dibs.worker.prefetch import STALL_SECONDS, Pace
+from dibs.worker.prefetch import Pace
+
+STARTS_WITHIN_SECONDS = 0.5
+"""A runner with a free slot that has not started a job after this time is blocked: longer than one
+that only lacks the processor takes, for what is given back costs some brokers a copy."""
 
 PROBE_SECONDS = 1.0
 """After this time a runner that did not start what it was given is tried again, with one job."""
@@ -107,7 +111,7 @@ class Member:
 
     def _look_later(self, now: float) -> None:
         self._expected = self._given
-        self.look_at = now + STALL_SECONDS
+        self.look_at = now + STARTS_WITHIN_SECONDS
 
 
 class Crew:
