@@ -43,7 +43,7 @@ OUTSIDE = (
     "testing/*",
     "web/*",
     "brokers/sqlite/*",
-    "amqp/*",
+    "wires/amqp/*",
     "local/*",
 )
 

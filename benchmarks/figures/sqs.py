@@ -26,11 +26,11 @@ from benchmarks.harness import (
 from benchmarks.pump import Order
 from benchmarks.workers import Log, drained, working
 from dibs import App
-from dibs.aws.client import Address, client_at
 from dibs.brokers.sqs import open_sqs
 from dibs.clock import SystemClock, system_randomness
 from dibs.message import Message
 from dibs.producer.ids import Ids
+from dibs.wires.aws.client import Address, client_at
 from tests.servers.sqs import Server, keys_set, serving
 
 COUNT = 400

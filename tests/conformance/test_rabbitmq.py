@@ -10,13 +10,13 @@ import pytest
 from hypothesis import settings
 from pika import BlockingConnection, URLParameters
 
-from dibs.amqp.address import address_of
-from dibs.amqp.ladder import Ladder
 from dibs.brokers.contract import Broker
 from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.clock import Clock
 from dibs.testing import BrokerConformance, Harness
 from dibs.testing.machine import BrokerMachine
+from dibs.wires.amqp.address import address_of
+from dibs.wires.amqp.ladder import Ladder
 from tests.servers.rabbitmq import Server, programs, serving
 
 RUNGS_MS = (10,)

@@ -12,9 +12,9 @@ from hypothesis import settings
 from dibs.brokers.contract import Broker
 from dibs.brokers.redis import RedisBroker
 from dibs.clock import Clock
-from dibs.resp.address import address_of
 from dibs.testing import BrokerConformance, Harness
 from dibs.testing.machine import BrokerMachine
+from dibs.wires.resp.address import address_of
 from tests.servers.missing import not_installed
 from tests.servers.redis import RedisServer, program, serving
 

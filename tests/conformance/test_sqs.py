@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 
-from dibs.aws.client import Address, client_at
 from dibs.brokers.contract import Broker
 from dibs.brokers.sqs import SqsBroker
 from dibs.clock import Clock
 from dibs.testing import BrokerConformance, Harness
 from dibs.testing.machine import BrokerMachine
+from dibs.wires.aws.client import Address, client_at
 from tests.servers.sqs import KEYS, Server, serving
 
 

@@ -16,20 +16,20 @@ from typing import Any
 from msgspec.structs import replace
 
 from dibs import policy
-from dibs.aws.polls import Polls
 from dibs.brokers.contract import APPLIED, Claim, Extended, Held, Settled
 from dibs.brokers.holds import Hold, Holds
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError
-from dibs.libpq.listener import Listener
 from dibs.local.bells import Bells
 from dibs.local.database import Database
 from dibs.local.lock import WriteLock
 from dibs.message import Ack, DeadLetter, Error, Lease, Nack, Outcome, Release, Settlement
 from dibs.producer.door import Door
-from dibs.resp.bell import Bell
-from dibs.resp.link import Link
+from dibs.wires.aws.polls import Polls
+from dibs.wires.libpq.listener import Listener
+from dibs.wires.resp.bell import Bell
+from dibs.wires.resp.link import Link
 from dibs.worker import pump as pump_module
 from dibs.worker.crew import Crew, Member
 from dibs.worker.patience import Patience
@@ -553,7 +553,7 @@ def takes_any_timeout(patch: Patch) -> None:
 
 def publishes_unrouted(patch: Patch) -> None:
     """Leave out `mandatory`: what no queue takes is thrown away, and confirmed."""
-    from dibs.amqp import wire
+    from dibs.wires.amqp import wire
 
     real = wire.published
 

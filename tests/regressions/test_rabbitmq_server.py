@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import pytest
 from pika import BlockingConnection, URLParameters
 
-from dibs.amqp.post import KEEPING
 from dibs.brokers.contract import Refused, Stored
 from dibs.brokers.rabbitmq import open_url
 from dibs.clock import SystemClock
 from dibs.testing.making import message, messages, publish
+from dibs.wires.amqp.post import KEEPING
 from tests.regressions.seeding import finds
 from tests.servers.missing import not_installed
 from tests.servers.rabbitmq import Server, programs, serving

@@ -39,9 +39,9 @@ def command(app: str | None, url: str | None) -> None:
     if not absolute(found).startswith(("postgres://", "postgresql://")):
         raise UserError(f"{redact(found)} has no tables to migrate: only PostgreSQL has")
     from dibs.brokers.postgres import MIGRATIONS
-    from dibs.libpq.dial import address, dial
-    from dibs.libpq.schema import migrate
-    from dibs.libpq.session import reached
+    from dibs.wires.libpq.dial import address, dial
+    from dibs.wires.libpq.schema import migrate
+    from dibs.wires.libpq.session import reached
 
     to = address(found)
     connect = partial(dial, to.parameters, SystemClock())

@@ -6,9 +6,9 @@ from itertools import count
 
 import pytest
 
-from dibs.amqp.address import address_of
 from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.clock import SystemClock
+from dibs.wires.amqp.address import address_of
 from tests.servers.missing import not_installed
 from tests.servers.rabbitmq import Server, programs, serving
 

@@ -6,8 +6,8 @@ from typing import cast
 import pytest
 from pika.connection import ConnectionParameters
 
-from dibs.amqp.address import Address, address_of
 from dibs.errors import OptionError, UrlError
+from dibs.wires.amqp.address import Address, address_of
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from dibs.amqp.frames import Reader, acked, published
-from dibs.amqp.ladder import RUNGS_MS, Ladder
-from dibs.amqp.letters import Past, past_of, properties_of
-from dibs.amqp.turns import Turns
+from dibs.wires.amqp.frames import Reader, acked, published
+from dibs.wires.amqp.ladder import RUNGS_MS, Ladder
+from dibs.wires.amqp.letters import Past, past_of, properties_of
+from dibs.wires.amqp.turns import Turns
 
 DAY_MS = 24 * 3_600_000
 

@@ -13,7 +13,6 @@ import pytest
 from pika import BlockingConnection, URLParameters
 from pika.adapters.blocking_connection import BlockingChannel
 
-from dibs.amqp.address import address_of
 from dibs.brokers.contract import (
     CALL_LIMIT_SECONDS,
     Applied,
@@ -29,6 +28,7 @@ from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OptionError
 from dibs.message import Ack, DeadLetter, Lease, Nack
 from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages, publish, settle
+from dibs.wires.amqp.address import address_of
 from tests.servers.rabbitmq import Server
 from tests.unit.rabbitmq.conftest import Open
 from tests.worker.workers import until

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dibs.aws.client import Address, client_at
 from dibs.brokers.sqs import SqsBroker
 from dibs.clock import Clock, SystemClock
+from dibs.wires.aws.client import Address, client_at
 from tests.servers.sqs import KEYS, Server, serving
 from tests.servers.sqs_faults import Front, fronting
 

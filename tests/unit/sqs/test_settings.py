@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from dibs.aws.client import Address, address_of, client_at
 from dibs.brokers.sqs import SqsBroker, open_sqs
 from dibs.brokers.url import open_broker as open_by_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerRefused, UrlError
 from dibs.testing.making import claim_one, message, publish
+from dibs.wires.aws.client import Address, address_of, client_at
 from tests.servers.sqs import Server
 from tests.unit.sqs.conftest import Open
 

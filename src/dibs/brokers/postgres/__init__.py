@@ -13,10 +13,10 @@ from psycopg import Connection
 from dibs.brokers.contract import CALL_LIMIT_SECONDS, Broker
 from dibs.brokers.postgres.broker import PostgresBroker
 from dibs.clock import Clock
-from dibs.libpq.dial import SCHEMA, address, dial
-from dibs.libpq.listener import Listener
-from dibs.libpq.schema import migrate
-from dibs.libpq.session import Session, reached
+from dibs.wires.libpq.dial import SCHEMA, address, dial
+from dibs.wires.libpq.listener import Listener
+from dibs.wires.libpq.schema import migrate
+from dibs.wires.libpq.session import Session, reached
 
 __all__ = ["MIGRATIONS", "PostgresBroker", "open_postgres", "open_url"]
 

@@ -24,10 +24,10 @@ from dibs.brokers.postgres.inspector import (
 )
 from dibs.clock import Clock
 from dibs.errors import BrokerUnavailable, OptionError, PublishUnknown
-from dibs.libpq.arrays import BYTEA, INT4, INT8, TEXT, UUID, Array, array, array_of, element
-from dibs.libpq.listener import Listener
-from dibs.libpq.session import Call, Row, Session, Unanswered
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
+from dibs.wires.libpq.arrays import BYTEA, INT4, INT8, TEXT, UUID, Array, array, array_of, element
+from dibs.wires.libpq.listener import Listener
+from dibs.wires.libpq.session import Call, Row, Session, Unanswered
 
 BATCH = 5_000
 LOOK_BACK_SECONDS = 0.5

@@ -12,10 +12,10 @@ from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Page
 from dibs.errors import BrokerRefused
-from dibs.libpq.arrays import INT2, INT4, INT8, TEXT, UUID, array_of
-from dibs.libpq.session import Row, Session
 from dibs.message import Attempt, Error, JobView, Message, QueueCounts, Result
 from dibs.states import State
+from dibs.wires.libpq.arrays import INT2, INT4, INT8, TEXT, UUID, array_of
+from dibs.wires.libpq.session import Row, Session
 
 BATCH = 5_000
 STEP = 2_500  # purged in one transaction

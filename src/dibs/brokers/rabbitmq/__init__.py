@@ -5,10 +5,10 @@ Called by: `brokers.url` for `amqp://` and `amqps://`, and whoever has pika's se
 
 from pika.connection import Parameters
 
-from dibs.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address, address_of
 from dibs.brokers.contract import Broker
 from dibs.brokers.rabbitmq.broker import RabbitBroker
 from dibs.clock import Clock
+from dibs.wires.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address, address_of
 
 __all__ = ["RabbitBroker", "open_rabbitmq", "open_url"]
 

@@ -12,21 +12,21 @@ from typing import TypeVar
 from pika.exceptions import AMQPError
 
 from dibs.alike import runs_of
-from dibs.amqp import letters
-from dibs.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address
-from dibs.amqp.bell import Bell
-from dibs.amqp.inbox import Inbox
-from dibs.amqp.intake import Intake, Moment
-from dibs.amqp.ladder import RUNGS_MS, Ladder
-from dibs.amqp.post import KEEPING, PERSISTENT, Post
-from dibs.amqp.press import Fate, Press, Sheet
-from dibs.amqp.wire import Blocked, Limit, TooLate, Wire
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.rabbitmq.inspector import RabbitInspector
 from dibs.clock import Clock
 from dibs.errors import BrokerFull, BrokerUnavailable
 from dibs.message import Ack, DeadLetter, Lease, Message, Release, Result, Settlement
+from dibs.wires.amqp import letters
+from dibs.wires.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address
+from dibs.wires.amqp.bell import Bell
+from dibs.wires.amqp.inbox import Inbox
+from dibs.wires.amqp.intake import Intake, Moment
+from dibs.wires.amqp.ladder import RUNGS_MS, Ladder
+from dibs.wires.amqp.post import KEEPING, PERSISTENT, Post
+from dibs.wires.amqp.press import Fate, Press, Sheet
+from dibs.wires.amqp.wire import Blocked, Limit, TooLate, Wire
 
 _BATCH = 2_000
 _LOST = (AMQPError, TooLate, OSError)

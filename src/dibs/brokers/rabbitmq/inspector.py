@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NoReturn
 
-from dibs.amqp.address import Address
-from dibs.amqp.inbox import Inbox
-from dibs.amqp.post import KEEPING, MARK, Post
-from dibs.amqp.press import Press
 from dibs.brokers import checks, contract
 from dibs.errors import OptionError
 from dibs.message import JobView, QueueCounts
 from dibs.states import State
+from dibs.wires.amqp.address import Address
+from dibs.wires.amqp.inbox import Inbox
+from dibs.wires.amqp.post import KEEPING, MARK, Post
+from dibs.wires.amqp.press import Press
 
 _NEAR = ("localhost", "127.0.0.1", "::1")
 _TAKES = (

@@ -9,7 +9,7 @@ from redis import Redis
 from dibs.brokers.contract import Broker
 from dibs.brokers.redis.broker import RedisBroker
 from dibs.clock import Clock
-from dibs.resp.address import address_in, address_of
+from dibs.wires.resp.address import address_in, address_of
 
 __all__ = ["RedisBroker", "open_redis", "open_url"]
 

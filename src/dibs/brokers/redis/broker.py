@@ -24,9 +24,9 @@ from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
 from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
-from dibs.resp.address import Address, namespace_of
-from dibs.resp.bell import Bell
-from dibs.resp.link import Limit, Link, NoAnswer, scripts_in
+from dibs.wires.resp.address import Address, namespace_of
+from dibs.wires.resp.bell import Bell
+from dibs.wires.resp.link import Limit, Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
 SWEEPS = 20  # scripts that only move what fell due, before one grants what there is

@@ -15,8 +15,8 @@ from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Inspector, Page
 from dibs.brokers.redis.settings import findings, settings_of
 from dibs.message import Attempt, Charge, Error, JobView, Message, QueueCounts, Result
-from dibs.resp.link import Link
 from dibs.states import State
+from dibs.wires.resp.link import Link
 
 TOGETHER = 100  # queues counted, or jobs shown, by one script
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from dibs.brokers.capabilities import Durability
 from dibs.brokers.contract import Finding
 from dibs.errors import BrokerError
-from dibs.resp.link import Link
+from dibs.wires.resp.link import Link
 
 OLDEST = (7, 0)
 LEVELS: dict[str, tuple[Durability, str]] = {

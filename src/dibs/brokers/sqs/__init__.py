@@ -5,10 +5,10 @@ Called by: `brokers.url` for `sqs://REGION/PREFIX`, and whoever brings a boto3 c
 
 from typing import TYPE_CHECKING
 
-from dibs.aws.client import READ_SECONDS, Address, address_of, client_at
-from dibs.aws.receives import POLL_SECONDS
 from dibs.brokers.sqs.broker import SqsBroker
 from dibs.clock import Clock
+from dibs.wires.aws.client import READ_SECONDS, Address, address_of, client_at
+from dibs.wires.aws.receives import POLL_SECONDS
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -13,13 +13,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from dibs.aws.calls import MOST_SECONDS, Calls
-from dibs.aws.carry import CEILING_SECONDS, FRESH_MS, carried_on
-from dibs.aws.client import Address, Failure
-from dibs.aws.moves import Move, Moves, hiding, whole_seconds
-from dibs.aws.polls import Polls
-from dibs.aws.queues import DEAD, LONG, RESERVED, Queues
-from dibs.aws.receives import POLL_SECONDS, Receives
 from dibs.brokers import checks, contract, wire
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.holds import Hold, Holds
@@ -28,6 +21,13 @@ from dibs.brokers.sqs.parcel import AWAY, ROOM, Parcel, copy_of, dead_copy_of, p
 from dibs.brokers.wire import Past
 from dibs.clock import Clock
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
+from dibs.wires.aws.calls import MOST_SECONDS, Calls
+from dibs.wires.aws.carry import CEILING_SECONDS, FRESH_MS, carried_on
+from dibs.wires.aws.client import Address, Failure
+from dibs.wires.aws.moves import Move, Moves, hiding, whole_seconds
+from dibs.wires.aws.polls import Polls
+from dibs.wires.aws.queues import DEAD, LONG, RESERVED, Queues
+from dibs.wires.aws.receives import POLL_SECONDS, Receives
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from dibs.aws.queues import DEAD, MOST_RECEIVES, RESERVED, Queues
 from dibs.brokers import checks
 from dibs.brokers.contract import Answered, Finding, Inspector, Page
 from dibs.clock import Clock
 from dibs.errors import BrokerRefused, OptionError
 from dibs.message import DeadMessage, JobView, QueueCounts
 from dibs.states import State
+from dibs.wires.aws.queues import DEAD, MOST_RECEIVES, RESERVED, Queues
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -8,12 +8,12 @@ Called by: the broker and its inspector.
 from msgspec import Struct
 from msgspec.structs import replace
 
-from dibs.aws.foreign import Got, foreign_message, unreadable_message
-from dibs.aws.moves import LONGEST_DELAY_MS, Item, sending, whole_seconds
-from dibs.aws.queues import LONG
 from dibs.brokers import wire
 from dibs.brokers.wire import Envelope, Past
 from dibs.message import DeadLetter, Message
+from dibs.wires.aws.foreign import Got, foreign_message, unreadable_message
+from dibs.wires.aws.moves import LONGEST_DELAY_MS, Item, sending, whole_seconds
+from dibs.wires.aws.queues import LONG
 
 AWAY = "long:"
 ROOM = 65_536

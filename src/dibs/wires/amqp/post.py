@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import BasicProperties
 
-from dibs.amqp.ladder import Ladder
-from dibs.amqp.press import Fate, Press, Sheet
 from dibs.errors import BrokerRefused
+from dibs.wires.amqp.ladder import Ladder
+from dibs.wires.amqp.press import Fate, Press, Sheet
 
 MARK: dict[str, object] = {"x-max-length": 0, "x-overflow": "reject-publish"}
 """Arguments of a queue that says something by being there: it refuses every message."""

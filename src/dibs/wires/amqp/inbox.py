@@ -15,8 +15,8 @@ from pika.connection import Parameters
 from pika.frame import Method
 from pika.spec import Basic
 
-from dibs.amqp.frames import acked, returned
-from dibs.amqp.wire import Limit, Wire
+from dibs.wires.amqp.frames import acked, returned
+from dibs.wires.amqp.wire import Limit, Wire
 
 _EPOCH_BITS = 32
 """Deliveries of one connection are fewer than so many bits can count."""

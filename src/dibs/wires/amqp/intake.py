@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import MsgspecError, Struct
 
-from dibs.amqp import letters
-from dibs.amqp.inbox import Inbox
-from dibs.amqp.post import KEEPING, Post
-from dibs.amqp.press import Press, Sheet
-from dibs.amqp.turns import Turns
 from dibs.message import Error, Lease
+from dibs.wires.amqp import letters
+from dibs.wires.amqp.inbox import Inbox
+from dibs.wires.amqp.post import KEEPING, Post
+from dibs.wires.amqp.press import Press, Sheet
+from dibs.wires.amqp.turns import Turns
 
 _LOOK_SECONDS = 1.0
 

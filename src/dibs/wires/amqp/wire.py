@@ -17,7 +17,7 @@ from pika.connection import Connection, Parameters
 from pika.exceptions import StreamLostError
 from pika.frame import decode_frame
 
-from dibs.amqp.frames import Reader, Take, published
+from dibs.wires.amqp.frames import Reader, Take, published
 
 _READ_BYTES = 1 << 18
 _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)

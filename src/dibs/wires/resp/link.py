@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerUnavailable
-from dibs.resp.address import Address, Connecting
+from dibs.wires.resp.address import Address, Connecting
 
 READ_BYTES = 1 << 16
 KINDS: dict[str, type[BrokerError]] = {

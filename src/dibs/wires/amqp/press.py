@@ -14,7 +14,7 @@ from pika.exceptions import AMQPError
 from pika.frame import Method
 from pika.spec import Basic
 
-from dibs.amqp.wire import Limit, TooLate, Wire
+from dibs.wires.amqp.wire import Limit, TooLate, Wire
 
 Fate = Literal["stored", "unroutable", "refused", "unknown"]
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import ClientError
 
-from dibs.aws.calls import Calls
-from dibs.aws.client import Address, Failure, failure_of
 from dibs.errors import BrokerError
+from dibs.wires.aws.calls import Calls
+from dibs.wires.aws.client import Address, Failure, failure_of
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

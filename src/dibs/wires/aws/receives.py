@@ -11,10 +11,10 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from dibs.aws.calls import Calls, NotAnswered
-from dibs.aws.client import Failure, failure_of
-from dibs.aws.foreign import Got
-from dibs.aws.queues import Queues
+from dibs.wires.aws.calls import Calls, NotAnswered
+from dibs.wires.aws.client import Failure, failure_of
+from dibs.wires.aws.foreign import Got
+from dibs.wires.aws.queues import Queues
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import Connection, Error, sql
 
 from dibs.errors import BrokerRefused, SchemaTooNew
-from dibs.libpq.session import Failed, meaning
+from dibs.wires.libpq.session import Failed, meaning
 
 Step = Path
 """A file `NNNN_name.sql`; the number of the last one is the version of the schema."""

@@ -11,7 +11,7 @@ the dead, and the ring is not lost on them.
 from selectors import EVENT_READ, DefaultSelector
 
 from dibs.errors import BrokerError
-from dibs.libpq.session import Session
+from dibs.wires.libpq.session import Session
 
 RING_SECONDS = 0.1
 """How long a ring is waited for that was sent before the answer which told of it."""

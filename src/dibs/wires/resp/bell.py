@@ -12,7 +12,7 @@ import selectors
 import socket
 import ssl
 
-from dibs.resp.link import Link
+from dibs.wires.resp.link import Link
 
 
 class Bell:

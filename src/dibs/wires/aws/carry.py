@@ -12,7 +12,7 @@ does: claims look there every few minutes.
 
 from typing import TYPE_CHECKING
 
-from dibs.aws.moves import Item
+from dibs.wires.aws.moves import Item
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -20,9 +20,9 @@ from botocore.exceptions import (
 )
 from msgspec import Struct
 
-from dibs.aws.calls import NotAnswered, NotCalled
 from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, UrlError
 from dibs.spelling import did_you_mean
+from dibs.wires.aws.calls import NotAnswered, NotCalled
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from dibs.aws.calls import Calls
-from dibs.aws.client import Failure, entries
+from dibs.wires.aws.calls import Calls
+from dibs.wires.aws.client import Failure, entries
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
