@@ -92,6 +92,7 @@ def test_at_the_time_limit_ffmpeg_is_ended_though_it_hangs(stage: Stage) -> None
     ffmpeg = ffmpeg_of(worker)
     worker.line("ran longer than its timeout of 2 s")
     until_ended(ffmpeg)
+    stage.until_done(QUEUE)  # the line is written before the broker has it
     (letter,) = stage.dead(QUEUE)
     assert (letter.reason, letter.failures) == ("max_attempts", 1)
     assert not (stage.folder / "talk-640.mp4").exists()
