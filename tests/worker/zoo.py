@@ -182,7 +182,7 @@ def answers_def(n: int) -> Answer:
 @app.task(idempotency_key="keyed-{n}", visibility_timeout=1)
 async def keyed(n: int) -> str:
     note_run("keyed", n)
-    return f"fence {context().fence}"
+    return f"by {context().job_id}"
 
 
 @app.task(idempotency_key="keyed-{n}", visibility_timeout=1)
