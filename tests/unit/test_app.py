@@ -211,8 +211,8 @@ def test_the_url_is_given_or_of_the_environment_and_is_resolved_once(
 
 
 def test_a_wrong_address_is_told_when_it_is_used(tmp_path: Path) -> None:
-    with pytest.raises(UrlError, match="no adapter for sqs yet"):
-        App("sqs://eu-west-1/dibs").task(resize).enqueue("a")
+    with pytest.raises(UrlError, match="there is no broker `kafka`"):
+        App("kafka://localhost").task(resize).enqueue("a")
     missing = App(f"sqlite:///{tmp_path}/no/such/dir/a.db").task(resize)
     with pytest.raises(BrokerUnavailable, match="no/such/dir"):
         missing.enqueue("a")
