@@ -6,7 +6,8 @@ Called by: the chaos tests; `test_history.py` shows that each rule finds what br
 
 Times are seconds of CLOCK_MONOTONIC, which all processes of a machine share. `invoke` is when a
 call left, `ok` when it was answered with success, `fail` when it was answered that nothing
-happened. An `invoke` that nothing follows was cut short by a death, and may have taken effect.
+happened, `gone` that the job is over, where an earlier answer to the same was lost. An `invoke`
+that nothing follows was cut short by a death or a lost answer, and may have taken effect.
 """
 
 import math
@@ -18,8 +19,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-Op = Literal["publish", "claim", "extend", "ack", "nack", "release", "dead", "kill"]
-Type = Literal["invoke", "ok", "fail"]
+Op = Literal["publish", "claim", "extend", "ack", "nack", "release", "dead", "kill", "call"]
+Type = Literal["invoke", "ok", "fail", "gone"]
 ENDS = ("ack", "nack", "release", "dead")
 
 NO_JOB = -1
@@ -34,7 +35,8 @@ class Event(Struct, frozen=True, gc=False):
     """One call, for one job, by one process; job -1 is of a claim that found nothing.
 
     `seconds`: of a claim and an extension, how long the lease lasts; of a nack and a release, the
-    delay; of a publish, the due time on the wall clock. `wall` is that clock at the event.
+    delay; of a publish, the due time on the wall clock; of a `call`, which is any that was slow,
+    how long it took. `wall` is that clock at the event.
     """
 
     op: Op
