@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.grounds import Ground, grounds
+from tests.faults.grounds import grounds
 from tests.faults.run import run
 from tests.faults.scenarios import SCENARIOS, SHORT
 from tests.servers import Server
@@ -21,14 +21,10 @@ class ShortPass:
     name: str
 
     @pytest.fixture(scope="class")
-    def ground(self) -> Ground:
-        """What there is to know of the broker."""
-        return grounds()[self.name]
-
-    @pytest.fixture(scope="class")
-    def server(self, ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    @classmethod
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         """Its server, running."""
-        with ground.serving(tmp_path_factory.mktemp(self.name)) as server:
+        with grounds()[cls.name].serving(tmp_path_factory.mktemp(cls.name)) as server:
             yield server
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -38,9 +34,7 @@ class ShortPass:
             names = [key for key, one in SCENARIOS.items() if network or not one.network]
             metafunc.parametrize("scenario", names)
 
-    def test_no_job_is_lost_and_every_worker_heals(
-        self, scenario: str, ground: Ground, server: Server
-    ) -> None:
-        found = run(ground, server, SCENARIOS[scenario], SHORT)
+    def test_no_job_is_lost_and_every_worker_heals(self, scenario: str, server: Server) -> None:
+        found = run(grounds()[self.name], server, SCENARIOS[scenario], SHORT)
         assert found.harm, "or nothing was done"
         assert found.good, found.broken

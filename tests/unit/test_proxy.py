@@ -86,10 +86,10 @@ def connected(proxy: Proxy, seconds: float = SECONDS) -> socket.socket:
 
 def read(sock: socket.socket, count: int) -> bytes:
     """Read so many bytes, or fewer if there are no more."""
-    data = b""
+    data = bytearray()
     while len(data) < count and (part := sock.recv(count - len(data))):
         data += part
-    return data
+    return bytes(data)
 
 
 def read_until_reset(sock: socket.socket) -> bytes:
