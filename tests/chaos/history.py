@@ -106,19 +106,25 @@ def rule_08_one_holder(history: History) -> list[str]:
 
 
 def rule_09_fences(history: History) -> list[str]:
-    """Fences grow with every grant, and nothing is applied with an old one."""
+    """Fences grow with every grant, and nothing is applied with an old one.
+
+    A grant may be heard of late, as by a process that was stopped meanwhile: what counts is what
+    had been granted when it was asked for.
+    """
     found = []
     for job, events in history.by_job(("claim", *ENDS)).items():
-        newest = 0
-        asked: dict[int, int] = {}  # fence -> the newest fence when its settlement was asked for
+        granted: set[int] = set()
+        asked: dict[tuple[str, int], int] = {}  # which call, and the newest fence when it left
         for event in events:
-            if event.op == "claim" and event.type == "ok":
-                if event.fence <= newest:
+            call = "claim" if event.op == "claim" else "end", event.fence
+            newest = max(granted, default=0)
+            if event.type == "invoke":
+                asked[call] = newest
+            elif event.type == "ok" and event.op == "claim":
+                if event.fence in granted or event.fence < asked.get(call, 0):
                     found.append(f"rule 9: job {job} got fence {event.fence} after {newest}")
-                newest = max(newest, event.fence)
-            elif event.type == "invoke":
-                asked[event.fence] = newest
-            elif event.type == "ok" and asked.get(event.fence, 0) > event.fence:
+                granted.add(event.fence)
+            elif event.type == "ok" and asked.get(call, 0) > event.fence:
                 found.append(f"rule 9: the {event.op} of job {job} with the old fence was applied")
     return found
 

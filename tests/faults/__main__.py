@@ -5,6 +5,7 @@ Called by: `make faults`.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from tests.faults.verdict import HEADING, Verdict, line, table
 
 def main() -> int:
     """Run what was asked for, all by default."""
+    for kind in (signal.SIGINT, signal.SIGTERM):  # either ends what was started
+        signal.signal(kind, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("brokers", nargs="*", metavar="broker", help="all by default")
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="all by default")

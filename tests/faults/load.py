@@ -29,6 +29,8 @@ AGAIN_SECONDS = 0.1
 SURGE_JOBS = 80
 SURGE_SECONDS = 0.5
 STOP_SECONDS = 60.0
+MAX_LOST = 1_000
+"""A worker that is killed every two seconds would use up the budget of a job that takes three."""
 
 
 class Pace(Struct, frozen=True):
@@ -52,7 +54,7 @@ class Pace(Struct, frozen=True):
 
 
 class Load:
-    """Publishes jobs, `most` at once; a job's number is its id."""
+    """Publishes jobs, `most` at once; a job's number is its id, of no other run on the server."""
 
     def __init__(self, url: str, queue: str, pace: Pace, most: int, seed: int) -> None:
         self.events: list[Event] = []
@@ -67,6 +69,7 @@ class Load:
         self._finish = threading.Event()
         self._abandoned = threading.Event()
         self._surging = False
+        self._run_number = int.from_bytes(os.urandom(2)) << 32
         self._last = 0
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self._thread.start()
@@ -135,10 +138,15 @@ class Load:
         (task,) = self._chance.choices(list(TASKS), list(TASKS.values()))
         if seconds is None:
             seconds = self._pace.seconds(self._chance)
-        args = b'{"n":%d,"seconds":%g}' % (self._last, seconds)
-        id = self._last.to_bytes(16)
-        lease_ms = round(self._pace.lease_seconds * 1_000)
-        return Message(id, self._queue, task, args, visibility_timeout_ms=lease_ms)
+        number = self._run_number + self._last
+        return Message(
+            number.to_bytes(16),
+            self._queue,
+            task,
+            b'{"n":%d,"seconds":%g}' % (number, seconds),
+            visibility_timeout_ms=round(self._pace.lease_seconds * 1_000),
+            max_lost=MAX_LOST,
+        )
 
     def _note(self, kind: Type, messages: Sequence[Message]) -> None:
         now = time.monotonic()
