@@ -23,6 +23,7 @@ from dibs.producer.handle import Handle
 from tests.chaos.history import NO_JOB, Event, Type
 from tests.chaos.recorder import SLOW_SECONDS
 
+PRODUCER = "producer"
 TASKS = {"works": 7, "works_def": 3}
 MOST_AT_ONCE = 200
 AGAIN_SECONDS = 0.1
@@ -151,7 +152,7 @@ class Load:
     def _note(self, kind: Type, messages: Sequence[Message]) -> None:
         now = time.monotonic()
         numbers = [int.from_bytes(message.id) for message in messages]
-        self.events += [Event("publish", kind, now, "producer", number) for number in numbers]
+        self.events += [Event("publish", kind, now, PRODUCER, number) for number in numbers]
 
     def _open(self) -> Broker:
         """Open the broker, and have each of its tries to publish written down."""
@@ -166,8 +167,8 @@ class Load:
             finally:
                 took = time.monotonic() - began
                 if took > SLOW_SECONDS:
-                    now = began + took
-                    self.events.append(Event("call", "ok", now, "producer", NO_JOB, seconds=took))
+                    slow = Event("call", "ok", began + took, PRODUCER, NO_JOB, seconds=took)
+                    self.events.append(slow)
 
         setattr(broker, "publish", publishing)  # noqa: B010
         return broker
