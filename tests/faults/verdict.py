@@ -152,13 +152,20 @@ def _retried(events: Sequence[Event]) -> set[int]:
 
 
 def _returned_unanswered(events: Sequence[Event]) -> set[int]:
-    """Return the jobs of which nobody knows whether their return took effect."""
+    """Return the jobs whose return was asked for and not answered, or not the first time."""
     asked: set[tuple[int, int, str]] = set()
+    again: set[int] = set()
     for event in events:
-        if event.op in ("nack", "release"):
-            key = event.job, event.fence, event.proc
-            (asked.add if event.type == "invoke" else asked.discard)(key)
-    return {job for job, _, _ in asked}
+        key = event.job, event.fence, event.proc
+        if event.op not in ("nack", "release"):
+            continue
+        if event.type != "invoke":
+            asked.discard(key)
+        elif key in asked:
+            again.add(event.job)
+        else:
+            asked.add(key)
+    return again | {job for job, _, _ in asked}
 
 
 def _stored_again(events: Sequence[Event]) -> set[int]:
