@@ -37,8 +37,8 @@ MAX_LOST = 1_000
 class Pace(Struct, frozen=True):
     """How jobs come: `jobs` at least, `a_second`, so that of `slots` more than half are busy.
 
-    Some jobs take three leases, and a fifth of the slots: whoever is stopped for so long finds them
-    in another's hands. All others are short.
+    Some jobs take three leases, and a fifth of the slots, and so do the first few: whoever is
+    stopped for so long finds them in another's hands. All others are short.
     """
 
     jobs: int
@@ -46,10 +46,10 @@ class Pace(Struct, frozen=True):
     slots: int
     lease_seconds: float
 
-    def seconds(self, chance: random.Random) -> float:
-        """Return how long a job takes."""
+    def seconds(self, number: int, chance: random.Random) -> float:
+        """Return how long the job of a number takes."""
         long = 3 * self.lease_seconds
-        if chance.random() < 0.2 * self.slots / self.a_second / long:
+        if number <= self.slots // 4 or chance.random() < 0.2 * self.slots / self.a_second / long:
             return long
         return 0.4 * self.slots / self.a_second * chance.choice([0.0, 0.5, 1.0, 2.5])
 
@@ -138,7 +138,7 @@ class Load:
         self._last += 1
         (task,) = self._chance.choices(list(TASKS), list(TASKS.values()))
         if seconds is None:
-            seconds = self._pace.seconds(self._chance)
+            seconds = self._pace.seconds(self._last, self._chance)
         number = self._run_number + self._last
         return Message(
             number.to_bytes(16),
