@@ -75,7 +75,7 @@ def rabbitmq() -> Ground:
         settles=amqp(ACK),
         publishes=amqp(PUBLISH),
         confirms=amqp(ACK),
-        lease_seconds=3.0,
+        lease_seconds=2.0,
         dedupes=False,
     )
 
@@ -86,7 +86,7 @@ def sqs() -> Ground:
         sqs_server,
         settles=sqs_action("DeleteMessageBatch"),
         publishes=sqs_action("SendMessageBatch"),
-        lease_seconds=3.0,
+        lease_seconds=2.0,
         dedupes=False,
         jobs=1_000,
     )

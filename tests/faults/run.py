@@ -14,6 +14,8 @@ from tests.faults.scenarios import Scenario, Size
 from tests.faults.verdict import Verdict, judge
 from tests.servers import Server
 
+LEAST_JOBS = 100
+
 
 def run(
     ground: Ground, server: Server, scenario: Scenario, size: Size, fault: str = "-"
@@ -27,11 +29,11 @@ def run(
         for _ in range(WORKERS):
             field.start_worker()
         field.await_workers()
-        field.begin(size.jobs or ground.jobs, size.seconds)
+        field.begin(max(LEAST_JOBS, round(size.share * ground.jobs)), size.seconds)
         harm = scenario.harm(field, size)
         heal_seconds = field.heal_seconds()
         field.finish()
-        found = judge(field, harm, heal_seconds)
+        found = judge(field, harm, heal_seconds, size.grace_seconds)
         if not found.good:
             print(field.texts())
             print(f"seed {field.seed}: {found}")

@@ -14,10 +14,11 @@ from tests.faults.field import Field
 
 
 class Size(Struct, frozen=True):
-    """How much harm is done: for `seconds`, while `jobs` come at an even pace.
+    """How much harm is done: for `seconds`, while a share of the ground's jobs comes, evenly.
 
     `restart_seconds` is how long a server is up before it is ended again, `kill_seconds` a worker;
-    a black hole lasts `hole_seconds`, and a connection `reset_bytes` at most.
+    a black hole lasts `hole_seconds`, and a connection `reset_bytes` at most. A call may outlast
+    its time-out by `grace_seconds`, which are more where other tests run beside.
     """
 
     seconds: float
@@ -25,7 +26,8 @@ class Size(Struct, frozen=True):
     kill_seconds: float
     hole_seconds: float
     reset_bytes: int
-    jobs: int | None = None
+    share: float = 1.0
+    grace_seconds: float = 1.0
 
 
 FULL = Size(
@@ -35,9 +37,10 @@ SHORT = Size(
     seconds=4.0,
     restart_seconds=1.5,
     kill_seconds=1.0,
-    hole_seconds=3.0,
+    hole_seconds=4.0,
     reset_bytes=20_000,
-    jobs=300,
+    share=0.015,
+    grace_seconds=2.0,
 )
 
 

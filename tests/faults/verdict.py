@@ -24,9 +24,6 @@ from tests.chaos.recorder import SLOW_SECONDS
 from tests.faults.field import Field
 from tests.faults.load import PRODUCER
 
-GRACE_SECONDS = 1.0
-"""By how much a call may last longer than its time-out, on a machine with other things to do."""
-
 HEAL_SECONDS = 10.0
 
 
@@ -76,7 +73,7 @@ def line(ground: str, scenario: str, found: Verdict) -> tuple[str, ...]:
     )
 
 
-def judge(field: Field, harm: int, heal_seconds: float) -> Verdict:
+def judge(field: Field, harm: int, heal_seconds: float, grace_seconds: float) -> Verdict:
     """Hold the history of a run to the rules."""
     load = field.load
     assert load is not None
@@ -93,7 +90,7 @@ def judge(field: Field, harm: int, heal_seconds: float) -> Verdict:
     stale = [text for text in fences if "old fence" in text]
     resurrected = rule_10_no_resurrection(held)
     calls = [event for event in events if _is_call(event, field.stops)]
-    hung = [call for call in calls if call.seconds > _limit(field, call) + GRACE_SECONDS]
+    hung = [call for call in calls if call.seconds > _limit(field, call) + grace_seconds]
     said = {
         f"lost: {sorted(lost)[:10]}": lost,
         f"given up: {sorted(dead)[:10]}": dead,
