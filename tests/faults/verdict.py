@@ -5,6 +5,7 @@ Must never: know what was done in the run.
 Called by: `run.py`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from msgspec import Struct
 
 from dibs.brokers.contract import CALL_LIMIT_SECONDS
 from tests.chaos.history import (
+    NO_JOB,
     Event,
     History,
     rule_02_no_invention,
@@ -22,7 +24,6 @@ from tests.chaos.history import (
 )
 from tests.chaos.recorder import SLOW_SECONDS
 from tests.faults.field import Field
-from tests.faults.load import PRODUCER
 
 HEAL_SECONDS = 10.0
 
@@ -90,7 +91,7 @@ def judge(field: Field, harm: int, heal_seconds: float, grace_seconds: float) ->
     stale = [text for text in fences if "old fence" in text]
     resurrected = rule_10_no_resurrection(held)
     calls = [event for event in events if _is_call(event, field.stops)]
-    hung = [call for call in calls if call.seconds > _limit(field, call) + grace_seconds]
+    hung = _hung(events, calls, field.ground.lease_seconds / 6, grace_seconds)
     said = {
         f"lost: {sorted(lost)[:10]}": lost,
         f"given up: {sorted(dead)[:10]}": dead,
@@ -180,10 +181,20 @@ def _stored_again(events: Sequence[Event]) -> set[int]:
     return again & _retried(events)
 
 
-def _limit(field: Field, call: Event) -> float:
-    """Return the time-out of a call: a worker's broker has seen how short the leases are."""
-    hurried = field.ground.lease_seconds / 6
-    return CALL_LIMIT_SECONDS if call.proc == PRODUCER else min(CALL_LIMIT_SECONDS, hurried)
+def _hung(
+    events: Sequence[Event], calls: Sequence[Event], hurried: float, grace_seconds: float
+) -> list[Event]:
+    """Return the calls that outlasted their time-out: it is shorter for who has seen the leases."""
+    seen_at: dict[str, float] = {}
+    for event in events:
+        if event.op == "claim" and event.type == "ok" and event.job != NO_JOB:
+            seen_at.setdefault(event.proc, event.t)
+
+    def limit(call: Event) -> float:
+        has_seen = call.t - call.seconds > seen_at.get(call.proc, math.inf)
+        return min(CALL_LIMIT_SECONDS, hurried) if has_seen else CALL_LIMIT_SECONDS
+
+    return [call for call in calls if call.seconds > limit(call) + grace_seconds]
 
 
 def _is_call(event: Event, stops: Sequence[tuple[str, float, float]]) -> bool:
