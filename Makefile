@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 TYPED := $(wildcard src tools benchmarks examples tests/typing)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports house fmt chaos bench lock clean
+.PHONY: help setup demo test check lint types imports house fmt chaos faults bench lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name what; do \
@@ -45,6 +45,9 @@ fmt: $(READY)  ## format the code and mend what ruff can mend by itself
 chaos: $(READY)  ## 5 minutes of random kills and 100 rolling restarts, for each kind of effect
 	@DIBS_CHAOS_SECONDS=300 DIBS_CHAOS_RESTARTS=100 $(BIN)/python -m pytest -s -n0 \
 		-o faulthandler_timeout=0 -k every_rule tests/chaos/test_chaos.py $(ARGS)
+
+faults: $(READY)  ## servers and networks that fail while 20,000 jobs are under way; ARGS="redis"
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench: $(READY)  ## the figures of the README, each beside the bare work
 	@$(BIN)/python -m benchmarks $(ARGS)

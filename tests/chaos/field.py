@@ -24,7 +24,7 @@ from dibs.errors import BrokerError
 from dibs.message import Message
 from tests.chaos.effects import EFFECTS, Effect
 from tests.chaos.history import Event, History, Type, check, rule_18_effects
-from tests.chaos.recorder import read
+from tests.chaos.recorder import Reader
 from tests.worker.workers import Scene, Started, until
 
 LEASE_SECONDS = 1.0
@@ -87,7 +87,8 @@ class Field:
 
     def history(self) -> History:
         """Return what happened; call it when all workers have ended."""
-        events = sorted([*read(self._path), *self._events], key=lambda event: event.t)
+        recorded = Reader(self._path).more()
+        events = sorted([*recorded, *self._events], key=lambda event: event.t)
         connection = apsw.Connection(str(self._scene.folder / "zoo.db"))
         listed = {
             name: frozenset(int.from_bytes(id) for (id,) in connection.execute(query))

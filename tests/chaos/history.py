@@ -6,7 +6,8 @@ Called by: the chaos tests; `test_history.py` shows that each rule finds what br
 
 Times are seconds of CLOCK_MONOTONIC, which all processes of a machine share. `invoke` is when a
 call left, `ok` when it was answered with success, `fail` when it was answered that nothing
-happened. An `invoke` that nothing follows was cut short by a death, and may have taken effect.
+happened, `gone` that the job is over, where an earlier answer to the same was lost. An `invoke`
+that nothing follows was cut short by a death or a lost answer, and may have taken effect.
 """
 
 import math
@@ -18,8 +19,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-Op = Literal["publish", "claim", "extend", "ack", "nack", "release", "dead", "kill"]
-Type = Literal["invoke", "ok", "fail"]
+Op = Literal["publish", "claim", "extend", "ack", "nack", "release", "dead", "kill", "call"]
+Type = Literal["invoke", "ok", "fail", "gone"]
 ENDS = ("ack", "nack", "release", "dead")
 
 NO_JOB = -1
@@ -34,7 +35,8 @@ class Event(Struct, frozen=True, gc=False):
     """One call, for one job, by one process; job -1 is of a claim that found nothing.
 
     `seconds`: of a claim and an extension, how long the lease lasts; of a nack and a release, the
-    delay; of a publish, the due time on the wall clock. `wall` is that clock at the event.
+    delay; of a publish, the due time on the wall clock; of a `call`, which is any that was slow,
+    how long it took. `wall` is that clock at the event.
     """
 
     op: Op
@@ -104,19 +106,25 @@ def rule_08_one_holder(history: History) -> list[str]:
 
 
 def rule_09_fences(history: History) -> list[str]:
-    """Fences grow with every grant, and nothing is applied with an old one."""
+    """Fences grow with every grant, and nothing is applied with an old one.
+
+    A grant may be heard of late, as by a process that was stopped meanwhile: what counts is what
+    had been granted when it was asked for.
+    """
     found = []
     for job, events in history.by_job(("claim", *ENDS)).items():
-        newest = 0
-        asked: dict[int, int] = {}  # fence -> the newest fence when its settlement was asked for
+        granted: set[int] = set()
+        asked: dict[tuple[str, int], int] = {}  # which call, and the newest fence when it left
         for event in events:
-            if event.op == "claim" and event.type == "ok":
-                if event.fence <= newest:
+            call = "claim" if event.op == "claim" else "end", event.fence
+            newest = max(granted, default=0)
+            if event.type == "invoke":
+                asked[call] = newest
+            elif event.type == "ok" and event.op == "claim":
+                if event.fence in granted or event.fence < asked.get(call, 0):
                     found.append(f"rule 9: job {job} got fence {event.fence} after {newest}")
-                newest = max(newest, event.fence)
-            elif event.type == "invoke":
-                asked[event.fence] = newest
-            elif event.type == "ok" and asked.get(event.fence, 0) > event.fence:
+                granted.add(event.fence)
+            elif event.type == "ok" and asked.get(call, 0) > event.fence:
                 found.append(f"rule 9: the {event.op} of job {job} with the old fence was applied")
     return found
 

@@ -9,22 +9,24 @@ Called by: `tests/launch.py` in the pump's process, and the chaos tests, which r
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from dibs.brokers import contract
-from dibs.brokers.sqlite import SqliteBroker
 from dibs.message import Lease, Message, Nack, Outcome, Release, Settlement
-from tests.chaos.history import Event, Op, Type
+from tests.chaos.history import NO_JOB, Event, Op, Type
 
 Row = tuple[int, int, int, float]
 """A job, its fence, its attempt, and the seconds of `Event.seconds`."""
 
 
-NOTHING: Row = (-1, 0, 0, 0.0)
+NOTHING: Row = (NO_JOB, 0, 0, 0.0)
 """What a claim was granted that found nothing."""
+
+SLOW_SECONDS = 0.25
+"""A call that took longer than this is written down once more, with its time."""
 
 
 class Line(msgspec.Struct, frozen=True, array_like=True):
@@ -51,19 +53,50 @@ class Recorder:
         line = Line(op, kind, at, self._proc, time.time(), rows)
         os.write(self._file, msgspec.json.encode(line) + b"\n")
 
-
-def read(path: Path) -> list[Event]:
-    """Return the events of a file; the last line of who was killed may be cut short."""
-    events = []
-    for text in path.read_bytes().splitlines():
+    @contextmanager
+    def timed(self) -> Iterator[float]:
+        """Write down how long a call takes that is slow, however it ends; yield when it began."""
+        began = time.monotonic()
         try:
-            line = msgspec.json.decode(text, type=Line)
-        except msgspec.DecodeError:
-            continue
-        events += [
-            Event(line.op, line.type, line.t, line.proc, *row, line.wall) for row in line.rows
-        ]
-    return events
+            yield began
+        finally:
+            took = time.monotonic() - began
+            if took > SLOW_SECONDS:
+                self.write("call", "ok", [(NO_JOB, 0, 0, took)])
+
+
+class Reader:
+    """Reads a history, also while it is still being written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+        self.events: list[Event] = []
+
+    def more(self) -> list[Event]:
+        """Return the events that are new since the last time; `events` are all of them.
+
+        The last line of who was killed may be cut short.
+        """
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]
+        self._read += len(whole) + bool(whole)
+        new = [event for text in whole.splitlines() for event in events_of(text)]
+        self.events += new
+        return new
+
+
+def events_of(text: bytes) -> Iterator[Event]:
+    """Yield what a line says, if it was not cut short."""
+    try:
+        line = msgspec.json.decode(text, type=Line)
+    except msgspec.DecodeError:
+        return
+    for row in line.rows:
+        yield Event(line.op, line.type, line.t, line.proc, *row, line.wall)
 
 
 def number_of(message: Message) -> int:
@@ -72,22 +105,36 @@ def number_of(message: Message) -> int:
 
 
 def record_into(path: Path) -> None:
-    """Have every call of this process's brokers written down."""
-    recorder = Recorder(path)
-    claim, extend, settle = SqliteBroker.claim, SqliteBroker.extend, SqliteBroker.settle
+    """Have every call of the broker that `dibs worker` opens here written down."""
+    from dibs.cli import broker as cli
 
-    def claiming(self: SqliteBroker, queues: Sequence[str], limit: int) -> contract.Claim:
-        asked_at = time.monotonic()
-        found = claim(self, queues, limit)
+    opened = cli.opened
+
+    def opening(url: str) -> contract.Broker:
+        broker = opened(url)
+        listen(broker, Recorder(path))
+        return broker
+
+    cli.opened = opening
+
+
+def listen(broker: contract.Broker, recorder: Recorder) -> None:
+    """Have the calls of a broker written down."""
+    claim, extend, settle = broker.claim, broker.extend, broker.settle
+    unsure: set[tuple[bytes, int]] = set()
+
+    def claiming(queues: Sequence[str], limit: int) -> contract.Claim:
+        with recorder.timed() as asked_at:
+            found = claim(queues, limit)
         rows = [row_of(lease, lease.message.visibility_timeout_ms) for lease in found.leases]
         if limit:  # a claim of nothing only says that the worker stops
             recorder.write("claim", "invoke", rows or [NOTHING], asked_at)
             recorder.write("claim", "ok", rows or [NOTHING])
         return found
 
-    def extending(self: SqliteBroker, leases: Sequence[Lease]) -> list[contract.Extended]:
-        asked_at = time.monotonic()
-        answers = extend(self, leases)
+    def extending(leases: Sequence[Lease]) -> list[contract.Extended]:
+        with recorder.timed() as asked_at:
+            answers = extend(leases)
         held = [
             row_of(lease, answer.seconds * 1_000)
             for lease, answer in zip(leases, answers, strict=True)
@@ -97,20 +144,33 @@ def record_into(path: Path) -> None:
         recorder.write("extend", "ok", held)
         return answers
 
-    def settling(self: SqliteBroker, settlements: Sequence[Settlement]) -> list[contract.Settled]:
+    def settling(settlements: Sequence[Settlement]) -> list[contract.Settled]:
         for op, rows in by_outcome(settlements):
             recorder.write(op, "invoke", rows)
-        answers = settle(self, settlements)
-        for kind, wanted in (("ok", True), ("fail", False)):
-            pairs = zip(settlements, answers, strict=True)
-            some = [s for s, answer in pairs if isinstance(answer, contract.Applied) is wanted]
+        before = set(unsure)
+        unsure.update(key_of(settlement) for settlement in settlements)
+        with recorder.timed():
+            answers = settle(settlements)
+        kinds: dict[Type, list[Settlement]] = {"ok": [], "fail": [], "gone": []}
+        for settlement, answer in zip(settlements, answers, strict=True):
+            if isinstance(answer, contract.Unknown):
+                continue
+            unsure.discard(key_of(settlement))
+            again = isinstance(answer, contract.Gone) and key_of(settlement) in before
+            applied = isinstance(answer, contract.Applied)
+            kinds["ok" if applied else "gone" if again else "fail"].append(settlement)
+        for kind, some in kinds.items():
             for op, rows in by_outcome(some):
                 recorder.write(op, kind, rows)
         return answers
 
-    changed: dict[str, Any] = {"claim": claiming, "extend": extending, "settle": settling}
-    for name, function in changed.items():
-        setattr(SqliteBroker, name, function)
+    for name, function in {"claim": claiming, "extend": extending, "settle": settling}.items():
+        setattr(broker, name, function)
+
+
+def key_of(settlement: Settlement) -> tuple[bytes, int]:
+    """Return which lease a settlement ends."""
+    return settlement.lease.message.id, settlement.lease.fence
 
 
 def by_outcome(settlements: Sequence[Settlement]) -> Iterator[tuple[Op, list[Row]]]:

@@ -86,6 +86,14 @@ LAWFUL = {
         call("extend", 9, seconds=LEASE),
         call("ack", 18),
     ),
+    "granted, and heard of after another had it": history(
+        published(),
+        claimed(1)[:1],
+        claimed(12, "b", 1, 2),
+        [claimed(13)[1]],
+        refused("ack", 14),
+        call("ack", 15, "b", 1, 2),
+    ),
     "given back and taken by another": history(
         published(),
         claimed(1),
@@ -134,6 +142,9 @@ BROKEN = {
     ),
     "rule 9: job 1 got fence 1 after 1": history(
         published(), claimed(1), call("release", 2), claimed(3, "b"), live=(1,)
+    ),
+    "rule 9: job 1 got fence 1 after 2": history(
+        published(), claimed(1, fence=2), call("release", 2, fence=2), claimed(3, "b"), live=(1,)
     ),
     "rule 9: the ack of job 1 with the old fence was applied": history(
         published(), claimed(1), claimed(12, "b", 1, 2), call("ack", 13)

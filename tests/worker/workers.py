@@ -96,14 +96,16 @@ def cpu_seconds(pid: int) -> float:
 class Started:
     """A process in a session of its own, its output in a file."""
 
-    def __init__(self, folder: Path, command: list[str]) -> None:
+    def __init__(
+        self, folder: Path, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> None:
         inherited = {k: v for k, v in os.environ.items() if k != "DIBS_URL"}
         output, name = tempfile.mkstemp(".log", "started-", folder)
         self._output = Path(name)
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**inherited, "PYTHONWARNINGS": "error"},
+            env={**inherited, "PYTHONWARNINGS": "error", **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
