@@ -52,8 +52,9 @@ def sqlite() -> Ground:
 
 def redis() -> Ground:
     """Each verb is a script, called by its digest."""
-    from dibs.brokers.redis import broker
     from dibs.resp.link import scripts_in
+
+    from dibs.brokers.redis import broker
 
     scripts = scripts_in(broker.FOLDER, broker.NOW, broker.COMMON)
     return Ground(
