@@ -37,8 +37,8 @@ MAX_LOST = 1_000
 class Pace(Struct, frozen=True):
     """How jobs come: `jobs` at least, `a_second`, so that of `slots` more than half are busy.
 
-    Some jobs take three leases, and a fifth of the slots, and so do the first few: whoever is
-    stopped for so long finds them in another's hands. All others are short.
+    Some jobs take two leases and a half, and a fifth of the slots, and so do the first few: whose
+    pump is stopped for three finds them done, and in another's hands. All others are short.
     """
 
     jobs: int
@@ -48,7 +48,7 @@ class Pace(Struct, frozen=True):
 
     def seconds(self, number: int, chance: random.Random) -> float:
         """Return how long the job of a number takes."""
-        long = 3 * self.lease_seconds
+        long = 2.5 * self.lease_seconds
         if number <= self.slots // 4 or chance.random() < 0.2 * self.slots / self.a_second / long:
             return long
         return 0.4 * self.slots / self.a_second * chance.choice([0.0, 0.5, 1.0, 2.5])
