@@ -8,9 +8,11 @@ Called by: `seeding.py` for tests of this process, `tests/launch.py` for whole w
 """
 
 import contextlib
+import fcntl
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -377,21 +379,31 @@ def replaces_nobody(patch: Patch) -> None:
 
 def keeps_the_lock_of_the_dead(patch: Patch) -> None:
     """Take the record of who has the lock for the lock: the dead never give it up."""
-    acquire, release = WriteLock.acquire, WriteLock.release
+    init, acquire = WriteLock.__init__, WriteLock.acquire
+    holding: set[int] = set()
+
+    def making(self: WriteLock, path: Path) -> None:
+        init(self, path)
+        release = self.release
+
+        def releasing() -> None:
+            if id(self) in holding:
+                holding.discard(id(self))
+                os.ftruncate(self._lock, 0)
+            release()
+
+        self.release = releasing
 
     def taking(self: WriteLock, seconds: float) -> None:
         record = os.pread(self._lock, 64, 0)
         acquire(self, seconds)
         if record:
-            release(self)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
             raise BrokerBusy("whoever had it has not given it up")
+        holding.add(id(self))
 
-    def releasing(self: WriteLock) -> None:
-        os.ftruncate(self._lock, 0)
-        release(self)
-
+    patch(WriteLock, "__init__", making)
     patch(WriteLock, "acquire", taking)
-    patch(WriteLock, "release", releasing)
 
 
 def inherits_the_door(patch: Patch) -> None:
