@@ -133,6 +133,18 @@ def test_the_record_is_read_on_from_where_it_was_and_whole_lines_only(tmp_path: 
     assert record.begun.total() == 2
 
 
+def test_a_job_that_another_worker_begins_is_told_from_one_that_is_begun_again(
+    tmp_path: Path,
+) -> None:
+    note(tmp_path, "started", 7, "charge", "a")
+    note(tmp_path, "started", 7, "charge", "a")
+    record = Record(tmp_path)
+    assert record.read().begun_elsewhere(7, "a") == 0
+    note(tmp_path, "started", 8, "charge", "a")
+    assert record.read().begun_elsewhere(7, "a") == 1
+    assert record.begun_elsewhere(8, "a") == 2
+
+
 def test_a_right_audit_has_no_failures() -> None:
     assert list(RIGHT.failures()) == []
     assert (RIGHT.done, RIGHT.lost, RIGHT.wrong) == (200, 0, 0)

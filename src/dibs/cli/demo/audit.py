@@ -135,8 +135,8 @@ def explain(record: Record, faults: Faults) -> Repeated:
     """Say for each job that was delivered more than once by which fault; the surest one counts."""
     repeated = record.repeated()
     lost = repeated & record.acks_lost.keys()
-    killed = (repeated - lost) & record.begun_by[faults.killed]
-    stopped = (repeated - lost - killed) & record.begun_by[faults.stopped]
+    killed = (repeated - lost) & record.begun_by[faults.killed].keys()
+    stopped = (repeated - lost - killed) & record.begun_by[faults.stopped].keys()
     return Repeated(len(repeated), len(lost), len(killed), len(stopped))
 
 

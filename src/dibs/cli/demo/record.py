@@ -33,7 +33,7 @@ class Record:
         self._path = folder / NAME
         self._offset = 0
         self.begun: Counter[str] = Counter()
-        self.begun_by: dict[int, set[str]] = defaultdict(set)
+        self.begun_by: dict[int, Counter[str]] = defaultdict(Counter)
         self.unfinished_by: dict[int, dict[str, str]] = defaultdict(dict)
         """The jobs that each worker runs, and the task of each."""
         self.acks_lost: Counter[str] = Counter()
@@ -51,6 +51,10 @@ class Record:
                     self._take(*line.split(" "))
         return self
 
+    def begun_elsewhere(self, worker: int, job: str) -> int:
+        """Return how often other workers have begun a job."""
+        return self.begun[job] - self.begun_by[worker][job]
+
     def repeated(self) -> set[str]:
         """Return the jobs that were begun more than once."""
         return {job for job, count in self.begun.items() if count > 1}
@@ -59,7 +63,7 @@ class Record:
         match what:
             case "started":
                 self.begun[job] += 1
-                self.begun_by[int(worker)].add(job)
+                self.begun_by[int(worker)][job] += 1
                 self.unfinished_by[int(worker)][job] = task
             case "finished":
                 self.unfinished_by[int(worker)].pop(job, None)

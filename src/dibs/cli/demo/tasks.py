@@ -68,8 +68,10 @@ def render(photo: str) -> bytes:
 
 @contextmanager
 def _recorded(folder: Path, task: str) -> Iterator[None]:
-    """Record the beginning of a run, and its end if it comes to one."""
+    """Record the beginning of a run, and its end, also by an error, if it comes to one."""
     worker, job = os.getppid(), context().job_id
     note(folder, "started", worker, task, job)
-    yield
-    note(folder, "finished", worker, task, job)
+    try:
+        yield
+    finally:
+        note(folder, "finished", worker, task, job)

@@ -141,29 +141,36 @@ class Work:
             f"stopped worker {sleeper.pid} and its runners with SIGSTOP, outside of a commit, with"
             f" {counted(len(held), 'job')} done and not acknowledged"
         )
-        begun = dict(self._record.begun)
-        again = self._record.read
-        self._until(lambda _: all(again().begun[job] > begun[job] for job in held), broker)
+        self._until(lambda _: self._begun_since(sleeper, held), broker)
         self._processes.go_on(sleeper)
         self._show.say(
             f"worker {sleeper.pid} goes on; what it held is in other hands by now, so its acks come"
             " too late"
         )
 
-    def _caught_with_acks(self, sleeper: subprocess.Popen[bytes]) -> set[str]:
+    def _begun_since(self, sleeper: subprocess.Popen[bytes], held: dict[str, int]) -> bool:
+        """Whether other workers have begun each job once more than when the sleeper was stopped."""
+        record = self._record.read()
+        return all(record.begun_elsewhere(sleeper.pid, job) > held[job] for job in held)
+
+    def _caught_with_acks(self, sleeper: subprocess.Popen[bytes]) -> dict[str, int]:
         """Stop what sends a worker's acks while cards are charged there; return the jobs it holds.
 
         Its runners go on until they have nothing more to do: they would keep others from the shop.
+        With each job goes how often others had begun it when the worker stopped: on a busy machine
+        its leases may run out before its runners are done.
         """
         for _ in range(MOST_TRIES):
             self._until_it_charges(sleeper)
             self._processes.pause_alone(sleeper)
             record = self._record.read()
             unfinished = record.unfinished_by[sleeper.pid]
-            acknowledged = record.begun_by[sleeper.pid] - set(unfinished)
+            over = record.begun_by[sleeper.pid].keys() - unfinished.keys()
+            elsewhere = record.begun - record.begun_by[sleeper.pid]
             if charge_naively.name in unfinished.values() and self._holds_up_nobody():
                 self._until_quiet(sleeper)
-                return record.begun_by[sleeper.pid] - acknowledged
+                held = record.begun_by[sleeper.pid].keys() - over
+                return {job: elsewhere[job] for job in held}
             self._processes.go_on(sleeper)
         raise WorkerError(f"a worker charges nothing:\n{self._processes.printed(sleeper)}")
 
@@ -190,7 +197,7 @@ class Work:
         over_at = since + STALL_SECONDS
         while time.monotonic() < since + QUIET_SECONDS:
             record = self._record.read()
-            begun = len(record.begun_by[sleeper.pid])
+            begun = record.begun_by[sleeper.pid].total()
             if record.unfinished_by[sleeper.pid] or begun != seen:
                 seen, since = begun, time.monotonic()
             if since > over_at:
