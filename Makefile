@@ -19,7 +19,8 @@ demo: $(READY)  ## 12,000 jobs under the faults that befall workers, and an audi
 
 test: check  ## the whole proof: make check, then every test and every example of the docs
 	@sh tools/servers.sh
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile -k "not rabbitmq" $(ARGS)
+	@$(BIN)/python -m pytest -n0 -k rabbitmq $(ARGS)  # a server that wants a processor to itself
 
 check: lint types imports house  ## lint, format, types, imports, budgets: what needs no run
 

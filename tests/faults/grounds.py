@@ -52,9 +52,8 @@ def sqlite() -> Ground:
 
 def redis() -> Ground:
     """Each verb is a script, called by its digest."""
-    from dibs.resp.link import scripts_in
-
     from dibs.brokers.redis import broker
+    from dibs.wires.resp.link import scripts_in
 
     scripts = scripts_in(broker.FOLDER, broker.NOW, broker.COMMON)
     return Ground(

@@ -50,6 +50,7 @@ def test_b17_an_idle_worker_says_that_its_queue_file_is_gone(scene: Scene) -> No
     worker = scene.worker("-c", "2", "--processes", "1")
     scene.numbers("once", 1)
     scene.until_notes("once", 1)
+    scene.until_counts()  # else what it ran is not acknowledged, and is held until the end
     clear_away(scene.folder / "zoo.db")
     until(lambda: worker.saw(NOT_THE_FILE), "the worker says so")
     assert worker.stop() == 0

@@ -82,7 +82,7 @@ def place(server: Server) -> Iterator[Place]:
 def acknowledging(sql: psycopg.Connection, lease: Lease) -> None:
     """Acknowledge, in a transaction that stays open."""
     sql.execute(
-        "SELECT acknowledge(ARRAY[%s::uuid], ARRAY[%s::bigint], ARRAY[%s], NULL, NULL)",
+        "SELECT acknowledge(ARRAY[%s::uuid], ARRAY[%s::bigint], ARRAY[%s], NULL, NULL, NULL, NULL)",
         (lease.message.id.hex(), lease.receipt, lease.fence),
     )
 

@@ -56,6 +56,8 @@ class Server:
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_NODENAME": f"dibs{self.port}@localhost",
+            # Idle schedulers wait without a turn of the processor: the tests have use for it.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none",
         }
         # In the foreground: as the daemon that the server would start it would outlive the tests.
         self._mapper = self._run([epmd, "-port", str(mapper), "-address", "127.0.0.1"])

@@ -10,6 +10,8 @@ Must never: leave it changed. Called by: `database`, around what it does with th
 import sys
 import threading
 
+from dibs.local.fork import drop_in_child
+
 PROMPT_SECONDS = 0.000_05
 
 
@@ -17,9 +19,15 @@ class PromptInterpreter:
     """Has this process's other threads give way within a twentieth of a millisecond."""
 
     def __init__(self) -> None:
+        self._usual = sys.getswitchinterval()
+        self.drop()
+        drop_in_child(self)
+
+    def drop(self) -> None:
+        """Be as new in a forked child, where the threads that were inside do not exist."""
         self._mutex = threading.Lock()
         self._inside = 0
-        self._usual = 0.0
+        sys.setswitchinterval(self._usual)
 
     def __enter__(self) -> None:
         with self._mutex:

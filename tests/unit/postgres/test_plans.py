@@ -90,7 +90,7 @@ def test_settling_finds_leases_by_id(opened: Open, sql: psycopg.Connection, verb
     ids = ", ".join(f"'{lease.message.id.hex()}'" for lease in mine)
     seqs = ", ".join(str(lease.receipt) for lease in mine)
     ones = ", ".join("1" for _ in mine)
-    more = "NULL, NULL" if verb == "acknowledge" else f"ARRAY[{ones}]::bigint[]"
+    more = "NULL, NULL, NULL, NULL" if verb == "acknowledge" else f"ARRAY[{ones}]::bigint[]"
     receipts = f"ARRAY[{ids}]::uuid[], ARRAY[{seqs}]::bigint[], ARRAY[{ones}]"
     plan = Explained(sql).plan_of(f"SELECT * FROM {verb}({receipts}, {more})", "WITH")
     order = r"Nested Loop.*\n(.*Buffers.*\n)?.*Function Scan on t .*\n.*Index Scan using lease_pkey"
