@@ -29,7 +29,7 @@ def test_b05_what_kills_its_process_is_dead_after_exactly_max_crashes(scene: Sce
 
 
 def runners_of_many(pump: int) -> list[int]:
-    """Return the runners that are replaced at once; one for a single job, only when it is wanted."""
+    """Return the runners that are replaced at once: one for a single job is, if it is wanted."""
     found: list[int] = []
     for pid in children(pump):
         with suppress(OSError):
@@ -46,10 +46,9 @@ def test_b09_after_many_deaths_of_runners_every_slot_is_there(scene: Scene) -> N
     worker = scene.worker("-c", "4", "--processes", "2")
     for _ in range(8):
         shared = until(lambda: runners_of_many(worker.pid), "a runner of many jobs")
-        alive = children(worker.pid)
         os.kill(chance.choice(shared), signal.SIGKILL)
         until(
-            lambda: set(children(worker.pid)) - set(alive),  # noqa: B023
+            lambda: set(runners_of_many(worker.pid)) - set(shared),  # noqa: B023
             "another process",
             REPLACED_SECONDS,
         )
