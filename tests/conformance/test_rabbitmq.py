@@ -7,14 +7,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from pika import BlockingConnection, URLParameters
 
 from dibs.brokers.contract import Broker
 from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.clock import Clock
 from dibs.testing import BrokerConformance, Harness
-from dibs.testing.machine import BrokerMachine
 from dibs.wires.amqp.address import address_of
 from dibs.wires.amqp.ladder import Ladder
 from tests.servers.rabbitmq import Server, programs, serving
@@ -83,13 +81,3 @@ class TestRabbitBroker(BrokerConformance):
     def make_harness(self, folder: Path) -> Harness:
         del folder
         return RabbitHarness(_servers[0])
-
-
-class RabbitMachine(BrokerMachine):
-    def make_harness(self, folder: Path) -> Harness:
-        del folder
-        return RabbitHarness(_servers[0])
-
-
-TestRabbitMachine = RabbitMachine.TestCase
-TestRabbitMachine.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
