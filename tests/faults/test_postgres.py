@@ -1,10 +1,6 @@
 """Faults done to PostgreSQL."""
 
-import pytest
-
 from tests.faults.short import ShortPass
-
-pytest.importorskip("dibs.brokers.postgres")
 
 
 class TestPostgres(ShortPass):

@@ -1,10 +1,6 @@
 """Faults done to Redis."""
 
-import pytest
-
 from tests.faults.short import ShortPass
-
-pytest.importorskip("dibs.brokers.redis")
 
 
 class TestRedis(ShortPass):
