@@ -50,7 +50,7 @@ chaos: $(READY)  ## 5 minutes of random kills and 100 rolling restarts, for each
 faults: $(READY)  ## servers and networks that fail while 20,000 jobs are under way; ARGS="redis"
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-bench: $(READY)  ## the figures of the README, each beside the bare work
+bench: $(READY)  ## speed on this machine, each figure beside the bare work
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lock:  ## write requirements/dev.txt anew from pyproject.toml and dev.in (needs uv)
