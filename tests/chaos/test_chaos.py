@@ -28,6 +28,9 @@ MEAN_SECONDS = 1.5
 SHUTDOWN_SECONDS = 2.0
 """The shutdown timeout of the rolling restarts; some jobs take longer."""
 
+READY = r"^  slots "
+"""The end of a worker's banner."""
+
 PLAIN = {"works": 7, "works_def": 3}
 MIXED = {**PLAIN, "fails_once": 1}
 
@@ -42,11 +45,13 @@ def kill_at_random(
     with field.load(tasks):
         while time.monotonic() < over_at:
             pause.wait(field.chance.expovariate(1 / mean))
-            ready = until(lambda: [one for one in workers if one.saw("^  slots ")], "a worker")
+            ready = until(lambda: [one for one in workers if one.saw(READY)], "a worker")
             victim = field.chance.choice(ready)
             field.kill(victim)
             workers[workers.index(victim)] = field.worker()
     field.drain()
+    for worker in workers:
+        worker.line(READY)  # the last one may only just have started, and know of no signal
     assert [worker.stop() for worker in workers] == [0, 0, 0]
 
 

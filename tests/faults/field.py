@@ -120,29 +120,38 @@ class Field:
         self.workers.remove(worker)
         self._kills.append(Event("kill", "ok", at, str(worker.pid)))
 
-    def busiest(self) -> Started:
-        """Return the worker that holds most jobs; wait until one holds any."""
+    def busiest(self, for_seconds: float = 0.0) -> Started:
+        """Return the worker that holds most jobs, for some time now; wait until one holds any."""
 
         def held() -> Counter[str]:
             self._reader.more()
-            holders: dict[int, str] = {}
+            holds: dict[int, Event] = {}
             for event in self._reader.events:
                 if event.op == "claim" and event.type == "ok":
-                    holders[event.job] = event.proc
-                elif event.op in ENDS and holders.get(event.job) == event.proc:
-                    del holders[event.job]
-            holders.pop(NO_JOB, None)
+                    holds[event.job] = event
+                elif event.op in ENDS and _is_of(event, holds.get(event.job)):
+                    del holds[event.job]
+            holds.pop(NO_JOB, None)
             pids = {str(worker.pid) for worker in self.workers}
-            return Counter(pid for pid in holders.values() if pid in pids)
+            until = time.monotonic() - for_seconds
+            return Counter(one.proc for one in holds.values() if one.proc in pids and one.t < until)
 
         [(pid, _)] = until(held, "a worker holds a job").most_common(1)
         return next(worker for worker in self.workers if str(worker.pid) == pid)
 
     def stop(self, worker: Started, seconds: float, *, whole: bool) -> None:
-        """Stop a worker for a time, which does not know it: all of it, or its pump alone."""
-        since = time.monotonic()
+        """Stop a worker for a time, which does not know it: all of it, or its pump alone.
+
+        Never within a commit to a file: that holds up everybody, and is another fault.
+        """
         tell = worker.send_all if whole else worker.send
-        tell(signal.SIGSTOP)
+        while True:
+            since = time.monotonic()
+            tell(signal.SIGSTOP)
+            until(lambda: stopped(worker.pid), "the worker stands still")
+            if not holds_file(worker.pid):
+                break
+            tell(signal.SIGCONT)
         self.pause(seconds)
         tell(signal.SIGCONT)
         self.stops.append((str(worker.pid), since, time.monotonic()))
@@ -230,3 +239,19 @@ class Field:
     def texts(self) -> str:
         """Return all that the workers have printed."""
         return "\n".join(f"--- {one.pid}\n{one.text}" for one in self._started)
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process stands still."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def holds_file(pid: int) -> bool:
+    """Whether a process holds a lock with which it writes to a file."""
+    locks = map(str.split, Path("/proc/locks").read_text().splitlines())
+    return any(lock[1] != "->" and lock[3:5] == ["WRITE", str(pid)] for lock in locks)
+
+
+def _is_of(end: Event, hold: Event | None) -> bool:
+    """Whether an end is that of a hold, and not of one that was lost before it."""
+    return hold is not None and hold.proc == end.proc

@@ -80,10 +80,11 @@ def stop_worker(field: Field, size: Size) -> int:
     """Stop the worker that holds most for three visibility timeouts, then let it go on.
 
     Once its pump alone, which finds then what its runners have done meanwhile, and once all of it.
+    What it holds for most of a lease is a long job that runs: another has it when the pump goes on.
     """
     seconds = 3 * field.ground.lease_seconds
     while field.goes_on(0.5, size.seconds):
-        field.stop(field.busiest(), seconds, whole=False)
+        field.stop(field.busiest(0.75 * field.ground.lease_seconds), seconds, whole=False)
         field.pause(0.5)
         field.stop(field.busiest(), seconds, whole=True)
     return len(field.stops)

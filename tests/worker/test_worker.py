@@ -51,6 +51,14 @@ def test_drain_of_nothing_ends_at_once(scene: Scene) -> None:
     assert "stopped; no job was" in scene.drain().text
 
 
+def test_the_first_claim_that_finds_nothing_has_asked_to_be_rung(scene: Scene) -> None:
+    history = scene.folder / "history.jsonl"
+    scene.record = str(history)
+    scene.worker(ready=False)
+    until(lambda: history.exists() and history.read_bytes(), "the worker claims")
+    assert list((scene.folder / "zoo.db-bells").glob("default@*"))
+
+
 # Stop
 
 

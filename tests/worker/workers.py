@@ -263,9 +263,12 @@ class Scene:
     # The notes
 
     def notes(self, what: str | None = None) -> list[Note]:
-        """Return what the tasks have noted so far, in order."""
+        """Return what the tasks have noted so far, in order.
+
+        A line over two pages of the file is seen to grow: only what ends a line is whole.
+        """
         path = self.folder / "notes.txt"
-        text = path.read_text() if path.exists() else ""
+        text = path.read_text().rpartition("\n")[0] if path.exists() else ""
         lines = (line.split() for line in text.splitlines())
         fields = [dict(part.split("=") for part in line if "=" in part) for line in lines]
         found = [msgspec.convert(one, Note, strict=False) for one in fields if one]

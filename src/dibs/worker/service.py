@@ -101,6 +101,7 @@ class Service:
         queues = queues_of(self._plan, hello)
         _check_capabilities(hello.tasks, broker)
         broker.declare(queues)
+        broker.bell()  # before the first claim: one that finds nothing asks for rings from then on
         pump = Pump(
             broker=broker,
             queues=queues,
