@@ -1,5 +1,6 @@
 """The proxy does to a connection what it was told, and nothing else."""
 
+import asyncio
 import os
 import select
 import socket
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dibs.testing.faults import Course
 from dibs.testing.proxy import Faults, LostReply, Proxy
+from dibs.testing.wire import Link
 from tests.worker.workers import SECONDS, until
 
 BRIEF = 0.2
@@ -215,8 +218,6 @@ def test_latency_holds_up_nobody_for_longer_than_itself(
 
 def test_the_jitter_of_a_seed_is_the_same_again() -> None:
     def delays(seed: int) -> list[float]:
-        from dibs.testing.faults import Course
-
         course = Course(seed)
         course.change(Faults(latency_seconds=1.0, jitter_seconds=0.5))
         return [course.delay_seconds() for _ in range(100)]
@@ -225,15 +226,46 @@ def test_the_jitter_of_a_seed_is_the_same_again() -> None:
     assert all(0.5 <= delay <= 1.5 for delay in delays(1))
 
 
-def test_what_is_sent_arrives_in_pieces(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
+def test_what_is_sent_in_pieces_arrives(proxy: Proxy, client: socket.socket, echo: Echo) -> None:
     proxy.suffer(Faults(segment_bytes=1))
     client.sendall(b"abcdefgh" * 100)
-    found = [client.recv(65_536)]
-    while sum(map(len, found)) < 800:
-        found.append(client.recv(65_536))
-    assert b"".join(found) == b"abcdefgh" * 100
-    assert len(found) > 8
+    assert read(client, 800) == b"abcdefgh" * 100
     assert echo.heard == [b"hello" + b"abcdefgh" * 100]
+
+
+class Written(asyncio.Transport):
+    """A connection's end that keeps what is written to it: on the way, pieces may become one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.pieces.append(bytes(data))
+
+    def pause_reading(self) -> None:
+        """Nobody sends."""
+
+    resume_reading = pause_reading
+
+
+def test_each_piece_is_written_in_a_turn_of_its_own() -> None:
+    course = Course(1)
+    course.change(Faults(segment_bytes=3))
+    link = Link(course, lambda _: None)
+
+    async def main() -> list[list[bytes]]:
+        ends = Written(), Written()
+        link.client.connection_made(ends[0])
+        link.server.connection_made(ends[1])
+        link.client.data_received(b"abcdefgh")
+        turns = []
+        for _ in range(3):
+            turns.append(list(ends[1].pieces))
+            await asyncio.sleep(0)
+        return turns
+
+    assert asyncio.run(main()) == [[b"abc"], [b"abc", b"def"], [b"abc", b"def", b"gh"]]
 
 
 def test_a_stalled_network_says_nothing_and_loses_nothing(
