@@ -232,11 +232,37 @@ def test_nobody_who_waits_costs_an_acknowledgement_one_look(
     publish(broker, *messages(3))
     leases = claim(broker, limit=3)
     looks: list[object] = []
-    listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: looks.append(folder) or listdir(folder))
+    for name in ("listdir", "stat"):
+        look = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda at, look=look: looks.append(at) or look(at))
     for lease in leases:
         settle(broker, lease, Ack())
-    assert looks == [f"{path}-bells/ends"] * 3
+    assert [at for at in looks if at != str(path)] == [f"{path}-bells/ends"] * 3
+
+
+def test_a_folder_is_read_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[object] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: reads.append(folder) or listdir(folder))
+    listing = bells.Listing(str(tmp_path))
+    os.utime(tmp_path, (1, 1))
+    assert [listing.names(), listing.names()] == [[], []]
+    assert len(reads) == 1
+    (tmp_path / "one").touch()
+    assert listing.names() == ["one"]
+
+
+def test_what_changes_a_folder_within_the_tick_of_its_last_change_is_seen(tmp_path: Path) -> None:
+    listing = bells.Listing(str(tmp_path))
+    changed = tmp_path.stat()
+    later_ns = changed.st_mtime_ns + 3_600_000_000_000  # the clock stands still for this test
+    os.utime(tmp_path, ns=(later_ns, later_ns))
+    assert listing.names() == []
+    (tmp_path / "one").touch()
+    os.utime(tmp_path, ns=(later_ns, later_ns))
+    assert listing.names() == ["one"]
 
 
 def test_whoever_waits_for_an_end_is_rung_after_the_folder_was_cleared_away(

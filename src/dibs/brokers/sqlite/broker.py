@@ -8,11 +8,11 @@ import contextlib
 import json
 from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from apsw import carray
-from msgspec import structs
 
 from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
@@ -31,7 +31,9 @@ from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 BATCH = 5_000  # also of what time alone moves: more waits for the next claim
 SHARED_BATCH = 250  # a transaction of some 1 ms: a producer waits for several of them
 LATE = contract.Applied(late=True)
-_SHARED = [n for n in Message.__struct_fields__ if n not in {"id", "queue", "args", "headers"}]
+_SINGLE = {"id", "queue", "args", "headers"}
+_shared = attrgetter(*(name for name in Message.__struct_fields__ if name not in _SINGLE))
+"""Reads the other fields, in one call: an insert of one message is worth a hundred microseconds."""
 
 
 class SqliteBroker(contract.Broker):
@@ -365,7 +367,7 @@ def _insert(run: Alike, now: int) -> tuple[str, list[Any]]:
 
     Made before the lock is taken: whoever holds it should not wait for the interpreter's.
     """
-    first = structs.asdict(run.pattern)
-    headers = json.dumps(first["headers"]) if first["headers"] else None
-    shared = [first[name] for name in _SHARED]
-    return run.pattern.queue, [*shared, headers, now, b"".join(run.ids), *packed(run.args)]
+    pattern = run.pattern
+    headers = json.dumps(pattern.headers) if pattern.headers else None
+    values = [*_shared(pattern), headers, now, b"".join(run.ids), *packed(run.args)]
+    return pattern.queue, values
