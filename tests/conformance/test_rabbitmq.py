@@ -13,6 +13,7 @@ from dibs.brokers.contract import Broker
 from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.clock import Clock
 from dibs.testing import BrokerConformance, Harness
+from dibs.wires.amqp import post
 from dibs.wires.amqp.address import address_of
 from dibs.wires.amqp.ladder import Ladder
 from tests.servers.rabbitmq import Server, programs, serving
@@ -29,7 +30,8 @@ def server() -> Iterator[Server]:
     binaries = programs()
     if binaries is None:
         pytest.fail("RabbitMQ is not installed: apt install rabbitmq-server")
-    with serving(binaries) as running:
+    with serving(binaries) as running, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(post, "WRITTEN_SECONDS", 0.0)  # nobody kills this server
         _servers.append(running)
         yield running
         _servers.remove(running)

@@ -8,6 +8,7 @@ import pytest
 
 from dibs.brokers.rabbitmq import RabbitBroker
 from dibs.clock import SystemClock
+from dibs.wires.amqp import post
 from dibs.wires.amqp.address import address_of
 from tests.servers.missing import not_installed
 from tests.servers.rabbitmq import Server, programs, serving
@@ -26,6 +27,12 @@ def server() -> Iterator[Server]:
         not_installed("RabbitMQ", "rabbitmq-server")
     with serving(binaries) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the wait for what the server writes down: whoever kills it brings that back."""
+    monkeypatch.setattr(post, "WRITTEN_SECONDS", 0.0)
 
 
 @pytest.fixture

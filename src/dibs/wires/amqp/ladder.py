@@ -38,6 +38,7 @@ class Ladder:
 
     def __init__(self, prefix: str, rungs_ms: Sequence[int] = RUNGS_MS) -> None:
         self._rungs = [(ms, Rung(prefix, ms)) for ms in sorted(rungs_ms)]
+        self.rungs = [rung for _, rung in self._rungs]
 
     def rung(self, wait_ms: int) -> tuple[Rung, int | None]:
         """Return the longest rung that is not too long, and how soon it is to be left at most.

@@ -16,8 +16,12 @@ from pika.exceptions import ChannelClosedByBroker
 from pika.spec import BasicProperties
 
 from dibs.errors import BrokerRefused
-from dibs.wires.amqp.ladder import Ladder
+from dibs.wires.amqp.ladder import Ladder, Rung
 from dibs.wires.amqp.press import Fate, Press, Sheet
+
+WRITTEN_SECONDS = 2.5
+"""RabbitMQ 3 writes down within two seconds that there is a new quorum queue. Killed before that it
+forgets the queue and all that is in it: until then nothing is confirmed in it (law 1)."""
 
 MARK: dict[str, object] = {"x-max-length": 0, "x-overflow": "reject-publish"}
 """Arguments of a queue that says something by being there: it refuses every message."""
@@ -52,6 +56,8 @@ class Post:
         if self.are_there(press, [f"{self.prefix}.store"]) == [True] or press.blocked:
             return True
         self.make(press, f"{self.prefix}.queues", KEEPING)
+        for rung in self.ladder.rungs:
+            self._make_rung(press, rung)
         press.ask("exchange_declare", exchange=f"{self.prefix}.names", durable=True)
         self.make(press, f"{self.prefix}.store", MARK)
         return False
@@ -64,15 +70,22 @@ class Post:
         return [fate in ("stored", "refused") for fate in fates]
 
     def declare(self, press: Press, queues: Sequence[str]) -> None:
-        """Make queues, and write down the names of those that are new."""
-        names = f"{self.prefix}.names"
-        for queue, known in zip(queues, self.are_there(press, queues, names), strict=True):
+        """Make queues; of those that are new, note the names once the server has written them down.
+
+        What a name is noted of, and what was made before it, can be relied on by everybody.
+        """
+        names, store = f"{self.prefix}.names", f"{self.prefix}.store"
+        known = self.are_there(press, queues, names)
+        new = [queue for queue, noted in zip(queues, known, strict=True) if not noted]
+        for queue in queues:
             self.make(press, self.name("q", queue), KEEPING)
-            if not known:
-                press.print([Sheet("", f"{self.prefix}.queues", PERSISTENT, queue.encode())])
-                press.ask(
-                    "queue_bind", queue=f"{self.prefix}.store", exchange=names, routing_key=queue
-                )
+        for queue in new:
+            self.dead(press, queue)
+        if new:
+            press.linger(WRITTEN_SECONDS)
+        for queue in new:
+            press.print([Sheet("", f"{self.prefix}.queues", PERSISTENT, queue.encode())])
+            press.ask("queue_bind", queue=store, exchange=names, routing_key=queue)
 
     def paused(self, press: Press, queues: Sequence[str]) -> list[str]:
         """Return which of `queues` are paused, and have the resuming of each be heard on `press`.
@@ -114,9 +127,7 @@ class Post:
         """Return the exchange that delays a message, and when it must have left at the latest."""
         rung, expires_ms = self.ladder.rung(wait_ms)
         if rung.name not in self._made:
-            self.make(press, rung.name, rung.arguments)
-            press.ask("exchange_declare", exchange=rung.name, exchange_type="fanout", durable=True)
-            press.ask("queue_bind", queue=rung.name, exchange=rung.name)
+            self._make_rung(press, rung)
         return rung.name, expires_ms
 
     def send(self, press: Press, sheets: Sequence[Sheet]) -> list[Fate]:
@@ -124,15 +135,18 @@ class Post:
         fates = press.print(sheets)
         lost = [index for index, fate in enumerate(fates) if fate == "unroutable"]
         if lost and press.why is None:
-            for index in lost:
-                self._restore(press, sheets[index])
+            self._made.clear()
+            for key in {sheets[index].key for index in lost}:
+                self.make(press, key, KEEPING)
+            press.linger(WRITTEN_SECONDS)
             for index, fate in zip(lost, press.print([sheets[i] for i in lost]), strict=True):
                 fates[index] = fate
         return fates
 
-    def _restore(self, press: Press, sheet: Sheet) -> None:
-        self._made.clear()
-        self.make(press, sheet.key, KEEPING)
+    def _make_rung(self, press: Press, rung: Rung) -> None:
+        self.make(press, rung.name, rung.arguments)
+        press.ask("exchange_declare", exchange=rung.name, exchange_type="fanout", durable=True)
+        press.ask("queue_bind", queue=rung.name, exchange=rung.name)
 
     def make(self, press: Press, name: str, arguments: dict[str, object]) -> None:
         """Make a queue of the server, if it is not there.

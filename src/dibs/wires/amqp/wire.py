@@ -42,6 +42,10 @@ class Limit:
         """A call begins."""
         self._end = time.monotonic() + self.seconds
 
+    def extend(self, seconds: float) -> None:
+        """Let the call take so much longer."""
+        self._end += seconds
+
     def left(self) -> float:
         """Return the seconds that are left of it."""
         return self._end - time.monotonic()
@@ -126,6 +130,17 @@ class Wire(Connection):
         if left <= 0:
             self.end(TooLate(f"no answer within {self.limit.seconds:g} s"))
         self.step(left)
+
+    def linger(self, seconds: float) -> None:
+        """Let a time pass, which counts towards no limit, and hear the server meanwhile.
+
+        Raises:
+            AMQPError: the connection or its channel has ended.
+        """
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.step(left)
+        self.limit.extend(seconds)
 
     def step(self, seconds: float = 0) -> None:
         """Send what can be sent and take what has come, waiting `seconds` at most for either.
