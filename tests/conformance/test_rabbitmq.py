@@ -7,12 +7,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from pika import BlockingConnection, URLParameters
 
-from dibs.brokers.contract import Broker
+from dibs.brokers.contract import CALL_LIMIT_SECONDS, Broker
 from dibs.brokers.rabbitmq import RabbitBroker
+from dibs.brokers.rabbitmq import broker as rabbitmq_broker
 from dibs.clock import Clock
 from dibs.testing import BrokerConformance, Harness
+from dibs.testing.machine import BrokerMachine
 from dibs.wires.amqp import post
 from dibs.wires.amqp.address import address_of
 from dibs.wires.amqp.ladder import Ladder
@@ -32,6 +35,8 @@ def server() -> Iterator[Server]:
         pytest.fail("RabbitMQ is not installed: apt install rabbitmq-server")
     with serving(binaries) as running, pytest.MonkeyPatch.context() as patch:
         patch.setattr(post, "WRITTEN_SECONDS", 0.0)  # nobody kills this server
+        # The clock stands still, so a busy machine is no reason to give a connection up.
+        patch.setattr(rabbitmq_broker, "_SHORTEST_CALL_SECONDS", CALL_LIMIT_SECONDS)
         _servers.append(running)
         yield running
         _servers.remove(running)
@@ -83,3 +88,13 @@ class TestRabbitBroker(BrokerConformance):
     def make_harness(self, folder: Path) -> Harness:
         del folder
         return RabbitHarness(_servers[0])
+
+
+class RabbitMachine(BrokerMachine):
+    def make_harness(self, folder: Path) -> Harness:
+        del folder
+        return RabbitHarness(_servers[0])
+
+
+TestRabbitMachine = RabbitMachine.TestCase
+TestRabbitMachine.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)

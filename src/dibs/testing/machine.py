@@ -16,6 +16,7 @@ those that it granted, which must be some that could be.
 
 Where a lease is over with its time, none that ran out and is nobody's is settled or extended: there
 the two differ by right, and what `Gone` or `Stale` is told of an old one may depend on the time.
+Where a lease does not outlive its Broker object, none is closed, and only the holder settles.
 """
 
 import tempfile
@@ -92,10 +93,11 @@ drafts = st.builds(
 
 
 class Granted(Struct, frozen=True):
-    """One grant, as each of the two brokers told it."""
+    """One grant, as each of the two brokers told it, and which client it was made to."""
 
     theirs: Lease
     reference: Lease
+    by: int
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -158,7 +160,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(by=Client, ends=st.lists(st.tuples(leases, outcomes), min_size=1, max_size=5))
     def settle(self, by: int, ends: list[tuple[Granted, Outcome]]) -> None:
         """Settle leases, current and stale, some of them twice."""
-        ends = [(granted, outcome) for granted, outcome in ends if self._is_clear(granted)]
+        ends = [(granted, outcome) for granted, outcome in ends if self._is_clear(granted, by)]
         theirs = [Settlement(granted.theirs, outcome) for granted, outcome in ends]
         reference = [Settlement(granted.reference, outcome) for granted, outcome in ends]
         answers = self._told_apart(self._theirs[by].settle(theirs))
@@ -167,7 +169,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(by=Client, held=st.lists(leases, min_size=1, max_size=5))
     def extend(self, by: int, held: list[Granted]) -> None:
         """Extend leases, current and stale."""
-        held = [granted for granted in held if self._is_clear(granted)]
+        held = [granted for granted in held if self._is_clear(granted, by)]
         answers = self._theirs[by].extend([one.theirs for one in held])
         expected = self._reference.extend([one.reference for one in held])
         assert [type(answer) for answer in answers] == [type(answer) for answer in expected]
@@ -222,7 +224,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(which=Client)
     def reopen(self, which: int) -> None:
         """Close one Broker object and open another."""
-        self._theirs[which] = self._harness.reopen(self._theirs[which])
+        if self._theirs[which].capabilities.leases_outlive:
+            self._theirs[which] = self._harness.reopen(self._theirs[which])
 
     @rule(which=Client)
     def quiet_moment(self, which: int) -> None:
@@ -283,7 +286,7 @@ class BrokerMachine(RuleBasedStateMachine):
             theirs = [lease for lease in found.leases if lease.message.queue == queue]
             reference = self._granted_too(queue, theirs)
             assert [_told(lease) for lease in theirs] == [_told(one) for one in reference.leases]
-            granted += [Granted(*pair) for pair in zip(theirs, reference.leases, strict=True)]
+            granted += [Granted(*pair, by) for pair in zip(theirs, reference.leases, strict=True)]
         if limit > 0:
             self._check_next_in(found.next_in)
         return multiple(*granted)
@@ -300,10 +303,13 @@ class BrokerMachine(RuleBasedStateMachine):
         by_id = {lease.message.id: lease for lease in claim.leases}
         return Claim([by_id[id] for id in granted], claim.next_in)
 
-    def _is_clear(self, granted: Granted) -> bool:
+    def _is_clear(self, granted: Granted, by: int) -> bool:
         """Say whether what becomes of a lease is the same on both: see the top of this file."""
-        if self._theirs[0].capabilities.native_fence:
+        capabilities = self._theirs[by].capabilities
+        if capabilities.native_fence:
             return True
+        if by != granted.by and not capabilities.leases_outlive:
+            return False
         self._reference.claim([], 0)  # it meets what is due
         entry = self._store.entries.get(granted.reference.message.id)
         return entry is None or not (entry.overdue and entry.fence == granted.reference.fence)
