@@ -6,6 +6,7 @@ import select
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -143,19 +144,21 @@ def test_rule_09_leases_of_a_lost_connection_settle_nothing_and_harm_nobody(
 
 def test_rule_26_a_silent_server_is_given_up_in_time(server: Server, open_one: Open) -> None:
     """Each call ends within its limit; what had left may have arrived, and is called unknown."""
-    broker, other = open_one(), open_one()
-    publish(broker, *messages(2))
-    (lease,) = claim(broker)
+    broker, producer, holder, other = (open_one() for _ in range(4))
+    publish(producer, *messages(2))
+    (lease,) = claim(holder)
+    broker.declare(["photos"])
     server.signal(signal.SIGSTOP)
     try:
         calls = {
-            "publish": lambda: broker.publish([message()]),
-            "settle": lambda: settle(broker, lease, Ack()),
+            "publish": lambda: producer.publish([message()]),
+            "settle": lambda: settle(holder, lease, Ack()),
             "claim": lambda: broker.claim(["photos"], 1),
             "extend": lambda: other.extend([lease]),
             "open": open_one,
         }
-        answers = {name: bounded(call) for name, call in calls.items()}
+        with ThreadPoolExecutor() as at_once:
+            answers = dict(zip(calls, at_once.map(bounded, calls.values()), strict=True))
     finally:
         server.signal(signal.SIGCONT)
     assert answers["publish"] == [Unknown()]
