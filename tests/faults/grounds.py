@@ -9,7 +9,6 @@ Called by: `scenarios.py` and the field, which do the harm; and whoever picks br
 import os
 import select
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from msgspec import Struct
 from tests.faults.wire import ACK, PUBLISH, Recognise, amqp, bound, holds, nothing, sqs_action
 from tests.servers import Server
 from tests.servers.missing import not_installed
+from tests.servers.ports import free_port
 
 AWAY_SECONDS = 1.0
 
@@ -236,10 +236,3 @@ def sqs_server(folder: Path) -> Iterator[Server]:
         for name, value in servers.KEYS.items():
             patch.setenv(name, value)
         yield Sqs(server.port, server.process.pid)
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

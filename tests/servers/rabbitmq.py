@@ -16,10 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.servers.certificate import make_certificate
+from tests.servers.ports import free_port
 from tests.worker.workers import SECONDS, until
 
 _PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _CONFIG = "listeners.tcp.local = 127.0.0.1:{port}\nloopback_users = none\n"
+_TLS = """\
+listeners.ssl.local = 127.0.0.1:{port}
+ssl_options.cacertfile = {certificate}
+ssl_options.certfile = {certificate}
+ssl_options.keyfile = {key}
+ssl_options.verify = verify_none
+"""
 _START_SECONDS = 120.0
 """Seven on a machine that does nothing else, and a busy one takes its time."""
 _HELLO = b"AMQP\0\0\x09\x01"
@@ -34,15 +43,20 @@ def programs() -> tuple[Path, str] | None:
 class Server:
     """A server that is started, stopped and killed as a test likes, with its data and its port."""
 
-    def __init__(self, folder: Path, binaries: tuple[Path, str]) -> None:
+    def __init__(self, folder: Path, binaries: tuple[Path, str], *, tls: bool = False) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
+        self.tls_port = free_port() if tls else 0
         self._binary, epmd = binaries
         self._user = None if os.getuid() else "rabbitmq"
-        mapper = _free_port()
+        mapper = free_port()
         if self._user:
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
-        (folder / "rabbitmq.conf").write_text(_CONFIG.format(port=self.port), encoding="utf-8")
+        config = _CONFIG.format(port=self.port)
+        if tls:
+            self.certificate = made = make_certificate(folder, self._user)
+            config += _TLS.format(port=self.tls_port, certificate=made.path, key=made.key)
+        (folder / "rabbitmq.conf").write_text(config, encoding="utf-8")
         (folder / "plugins").write_text("[].\n", encoding="utf-8")
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -51,7 +65,7 @@ class Server:
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(mapper),
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
-            "RABBITMQ_DIST_PORT": str(_free_port()),
+            "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
@@ -130,26 +144,22 @@ class Server:
 
 
 @contextmanager
-def serving(binaries: tuple[Path, str], place: Path | None = None) -> Iterator[Server]:
+def serving(
+    binaries: tuple[Path, str], place: Path | None = None, *, tls: bool = False
+) -> Iterator[Server]:
     """Start a server, and end it after; its data lies in a folder in `place`.
 
-    By default that is in memory: what is thrown away need not reach a disk first.
+    By default that is in memory: what is thrown away need not reach a disk first. With `tls` it
+    listens on a second port, where it speaks that.
     """
     memory = Path("/dev/shm")
     if place is None and os.access(memory, os.W_OK):
         place = memory
     folder = Path(tempfile.mkdtemp(prefix="dibs-rabbitmq-", dir=place))
-    server = Server(folder, binaries)
+    server = Server(folder, binaries, tls=tls)
     try:
         server.start()
         yield server
     finally:
         server.close()
         shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

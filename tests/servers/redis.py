@@ -6,7 +6,6 @@ Valkey, or on another version.
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ConnectionError as NotThere
 
+from tests.servers.ports import free_port
 from tests.worker.workers import SECONDS, until
 
 INSTALL = "Redis is not installed: apt install redis-server (no service needed)"
@@ -25,13 +25,6 @@ def program() -> str | None:
     """Return the server's program, or None where there is none."""
     named = os.environ.get("DIBS_REDIS_SERVER")
     return named or shutil.which("redis-server") or shutil.which("valkey-server")
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:

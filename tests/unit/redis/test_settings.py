@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +23,10 @@ from dibs.testing.making import (
     publish,
     settle,
 )
+from tests.servers.certificate import make_certificate
 from tests.servers.missing import not_installed
-from tests.servers.redis import RedisServer, free_port, program, serving
+from tests.servers.ports import free_port
+from tests.servers.redis import RedisServer, program, serving
 from tests.unit.redis.conftest import Open
 
 DOCS = Path(__file__).parents[3] / "docs/redis.md"
@@ -201,22 +202,18 @@ def test_a_ready_made_client_is_used_for_its_address_alone(
 
 def test_tls_is_verified(tmp_path: Path) -> None:
     """The certificate must be one that the machine trusts, and name the host."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    files = ["-nodes", "-days", "2", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*made, *files, *subject], check=True, capture_output=True)
+    made = make_certificate(tmp_path)
     with serving() as server:
         port = free_port()
         with server.client() as client:
-            for name, value in (("cert", certificate), ("key", key), ("ca-cert", certificate)):
+            for name, value in (("cert", made.path), ("key", made.key), ("ca-cert", made.path)):
                 client.config_set(f"tls-{name}-file", str(value))
             client.config_set("tls-auth-clients", "no")
             client.config_set("tls-port", port)
         with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
             open_url(f"rediss://localhost:{port}", clock=SystemClock(), worker_id=b"1")
         for host in ("localhost", "127.0.0.1"):
-            client = Redis(host=host, port=port, ssl=True, ssl_ca_certs=str(certificate))
+            client = Redis(host=host, port=port, ssl=True, ssl_ca_certs=str(made.path))
             if host == "127.0.0.1":
                 with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
                     open_redis(client, clock=SystemClock(), worker_id=b"1")

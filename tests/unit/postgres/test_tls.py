@@ -1,0 +1,64 @@
+"""A PostgreSQL server that is spoken to over TLS, and must be who it says it is."""
+
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dibs.brokers.postgres import open_url
+from dibs.clock import SystemClock
+from dibs.errors import BrokerUnavailable
+from dibs.testing.making import claim, ids, message, publish
+from tests.servers.certificate import Certificate, make_certificate
+from tests.servers.missing import not_installed
+from tests.servers.ports import free_port
+from tests.servers.postgres import programs, serving
+
+SOON_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Certificate]]:
+    """The port of a server, and its certificate."""
+    binaries = programs()
+    if binaries is None:
+        not_installed("PostgreSQL", "postgresql")
+    folder, port = tmp_path_factory.mktemp("tls"), free_port()
+    made = make_certificate(folder, None if os.getuid() else "postgres")
+    for place in (folder, *folder.parents[:2]):
+        place.chmod(0o755)
+    files = (f"ssl_cert_file={made.path}", f"ssl_key_file={made.key}")
+    with serving(binaries, "listen_addresses=127.0.0.1", f"port={port}", "ssl=on", *files):
+        yield port, made
+
+
+def url_of(port: int, root: Path, host: str = "localhost") -> str:
+    return f"postgresql://dibs@{host}:{port}/postgres?sslmode=verify-full&sslrootcert={root}"
+
+
+def test_jobs_travel_over_tls_and_the_bell_rings(secure: tuple[int, Certificate]) -> None:
+    port, made = secure
+    one, other = (
+        open_url(url_of(port, made.path), clock=SystemClock(), worker_id=os.urandom(16))
+        for _ in range(2)
+    )
+    one.declare(["photos"])
+    one.bell()
+    assert claim(one) == []
+    (published,) = publish(other, message(args=os.urandom(300_000)))
+    assert select.select([one.bell()], [], [], SOON_SECONDS)[0]
+    assert ids(claim(one)) == [published.id]
+    for broker in (one, other):
+        broker.close()
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_server_that_nobody_vouches_for_or_of_another_name_is_refused(
+    secure: tuple[int, Certificate], host: str, tmp_path: Path
+) -> None:
+    port, made = secure
+    root = make_certificate(tmp_path).path if host == "localhost" else made.path
+    with pytest.raises(BrokerUnavailable, match="certificate"):
+        open_url(url_of(port, root, host), clock=SystemClock(), worker_id=b"1" * 16)
