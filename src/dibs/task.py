@@ -145,7 +145,19 @@ def define(
     kept_ms = keep_ms if returns(function) == "value" else 0
     backoff = _backoff(given.backoff)
     key_form, key_ms = _key_form(name, function, given)
-    info = TaskInfo(name, options.queue, kind, given.heartbeat, kept_ms, where, backoff, key_ms)
+    info = TaskInfo(
+        name,
+        options.queue,
+        kind,
+        given.heartbeat,
+        kept_ms,
+        where,
+        backoff,
+        key_ms,
+        options.priority,
+        options.visibility_timeout_ms,
+        options.timeout_ms,
+    )
     made = AsyncTask if is_async else FunctionTask
     return made(function, info, _retries(given), options, producer, key_form=key_form)
 

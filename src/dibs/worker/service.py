@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from dibs.brokers import checks
 from dibs.brokers.contract import Broker
 from dibs.clock import SystemClock, system_randomness
 from dibs.errors import AppImportFailed, OptionError, WorkerError
 from dibs.events import Observer, Stopping
-from dibs.message import TaskInfo
+from dibs.message import Message, TaskInfo
 from dibs.policy import uniform_of
 from dibs.runners.contract import Hello, ImportFailed, Spawner
 from dibs.wakepipe import WakePipe
@@ -235,6 +236,19 @@ def _check_capabilities(tasks: Sequence[TaskInfo], broker: Broker) -> None:
                 f"`{info.name}` ({info.where}) has an `idempotency_key`, and {broker.url} cannot"
                 " keep the record of one: leave it out, and make the task idempotent itself"
                 " (docs/idempotency.md), or use a broker that keeps results"
+            )
+        usual = Message(
+            bytes(16),
+            info.queue,
+            info.name,
+            b"{}",
+            priority=info.priority,
+            visibility_timeout_ms=info.visibility_timeout_ms,
+            timeout_ms=info.timeout_ms,
+        )
+        if why := checks.refusal(usual, has):
+            raise OptionError(
+                f"`{info.name}` ({info.where}) cannot be a task of {broker.url}: {why}"
             )
 
 

@@ -141,3 +141,33 @@ def test_rule_25_a_worker_outlives_the_servers_restart(stage: Stage, server: Ser
     stage.saw("done 2")
     assert time.monotonic() - back < 10
     assert worker.stop() == 0
+
+
+REFUSED = """
+from dibs import App
+
+app = App({url!r})
+
+@app.task({option})
+def resize(path: str) -> None:
+    ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("timeout=3600", "a timeout of 3,600,000 ms is not within 1 and 1,620,000 ms"),
+        ("priority=5", "this broker cannot order by priority"),
+    ],
+)
+def test_a_worker_refuses_at_its_start_what_the_broker_cannot_keep(
+    tmp_path: Path, url: str, option: str, why: str
+) -> None:
+    text = REFUSED.format(url=url, option=option)
+    (tmp_path / "shop.py").write_text(text, encoding="utf-8")
+    worker = Started(tmp_path, [sys.executable, "-m", "dibs", "worker", "shop:app"])
+    assert worker.end() == 2
+    assert worker.saw(r"^dibs: `resize` \(")
+    assert why in worker.text
+    assert "Traceback" not in worker.text
