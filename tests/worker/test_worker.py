@@ -9,12 +9,15 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dibs import App, context
-from dibs.events import LeaseLost
+from dibs.brokers.memory import MemoryBroker
+from dibs.errors import BrokerBusy, BrokerUnavailable
+from dibs.events import BrokerBack, BrokerTrouble, LeaseLost
 from dibs.message import Message
 from tests.worker.workers import Scene, alive, children, until
 
@@ -410,3 +413,38 @@ def test_an_embedded_worker_keeps_the_lease_of_a_job_that_waits(tmp_path: Path) 
     assert (settled.done, settled.late, fences) == (1, 0, [1])
     assert not any(isinstance(event, LeaseLost) for event in events)
     app.close()
+
+
+def test_a_worker_waits_for_a_broker_that_goes_away_before_its_queues_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it does for one that goes away later."""
+    app = App("memory://away")
+    events: list[object] = []
+    away = [BrokerUnavailable("the server is restarting"), BrokerBusy("somebody holds it")]
+    declare = MemoryBroker.declare
+
+    @app.task
+    def add(n: int) -> None: ...
+
+    add.enqueue(1)
+
+    def declaring(broker: MemoryBroker, queues: Sequence[str]) -> None:
+        if away:
+            raise away.pop()
+        declare(broker, queues)
+
+    monkeypatch.setattr(MemoryBroker, "declare", declaring)
+    assert app.worker(observe=events.append).drain().done == 1
+    assert [type(event) for event in events[:3]] == [BrokerTrouble, BrokerTrouble, BrokerBack]
+    app.close()
+
+
+def test_a_stop_ends_the_wait_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def declaring(*_: object) -> None:
+        worker.stop()
+        raise BrokerUnavailable("the server is away")
+
+    monkeypatch.setattr(MemoryBroker, "declare", declaring)
+    worker = App("memory://away").worker(observe=lambda _: None)
+    assert worker.run() == 0

@@ -17,13 +17,20 @@ from msgspec import Struct
 from dibs.brokers import checks
 from dibs.brokers.contract import Broker
 from dibs.clock import SystemClock, system_randomness
-from dibs.errors import AppImportFailed, OptionError, WorkerError
+from dibs.errors import (
+    AppImportFailed,
+    BrokerBusy,
+    BrokerUnavailable,
+    OptionError,
+    WorkerError,
+)
 from dibs.events import Observer, Stopping
 from dibs.message import Message, TaskInfo
 from dibs.policy import uniform_of
 from dibs.runners.contract import Hello, ImportFailed, Spawner
 from dibs.wakepipe import WakePipe
 from dibs.worker.crew import Crew
+from dibs.worker.patience import Patience
 from dibs.worker.pump import Pump
 from dibs.worker.seams import Seams
 
@@ -101,7 +108,7 @@ class Service:
         tasks: dict[str, TaskInfo] = {info.name: info for info in hello.tasks}
         queues = queues_of(self._plan, hello)
         _check_capabilities(hello.tasks, broker)
-        broker.declare(queues)
+        self._declare(broker, queues)
         broker.bell()  # before the first claim: one that finds nothing asks for rings from then on
         pump = Pump(
             broker=broker,
@@ -129,6 +136,23 @@ class Service:
         for member in list(self._crew.members.values()):
             member.runner.close()
         self._wake.close()
+
+    def _declare(self, broker: Broker, queues: Sequence[str]) -> None:
+        """Make the queues, and wait for a broker that is away for now, as the pump does later.
+
+        Raises:
+            BrokerError: it is not away, and waiting would not help.
+        """
+        patience = Patience(self._clock, self._seams.observe)
+        while not self._stops:
+            try:
+                broker.declare(queues)
+            except (BrokerUnavailable, BrokerBusy) as trouble:
+                patience.failed(trouble)
+                self._wait([], patience.retry_at)
+            else:
+                patience.worked(self._clock.monotonic())
+                break
 
     def _work(self, pump: Pump, broker: Broker, changed: Callable[[], bool] | None) -> None:
         rung = True
