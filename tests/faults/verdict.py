@@ -32,7 +32,7 @@ class Verdict(Struct, frozen=True):
     """The figures of a run; `harm` is how often harm was done.
 
     `ran_twice` jobs had their effect more than once, and `stored_again` were over before the retry
-    of a publish whose confirm was lost: both are allowed.
+    of a publish whose confirm was lost, or were copied by such a retry: both are allowed.
     """
 
     harm: int
@@ -85,6 +85,8 @@ def judge(field: Field, harm: int, heal_seconds: float, grace_seconds: float) ->
     done = {event.job for event in events if event.op == "ack" and event.type == "ok"}
     lost = (load.confirmed - acked - dead) | (done - counts.keys())
     again = _stored_again(events)
+    if not field.capabilities.atomic_retry:
+        again |= _copied(events)
     aside = _aside(field, events, again)
     held = History([event for event in events if event.job not in aside])
     fences = rule_09_fences(held)
@@ -127,7 +129,7 @@ def _aside(field: Field, events: Sequence[Event], again: set[int]) -> set[int]:
     No rule about a single job is asked of these; none of them may be lost either.
     """
     found: set[int] = set()
-    if field.capabilities.dedupe_window_seconds == 0:
+    if field.capabilities.dedupe_window_seconds == 0 or not field.capabilities.atomic_retry:
         found |= again
     if not field.ground.dedupes:
         found |= _retried(events)
@@ -179,6 +181,16 @@ def _stored_again(events: Sequence[Event]) -> set[int]:
         elif (event.op, event.type) == ("publish", "ok") and event.job in ended:
             again.add(event.job)
     return again & _retried(events)
+
+
+def _copied(events: Sequence[Event]) -> set[int]:
+    """Return the jobs that were granted twice with one fence, and so were two.
+
+    What nobody was granted is put back as a copy where a retry is one, and whoever loses the copy's
+    confirm keeps the original, too. A job that came back to life would have a higher fence.
+    """
+    grants = Counter((e.job, e.fence) for e in events if (e.op, e.type) == ("claim", "ok"))
+    return {job for (job, _), count in grants.items() if count > 1 and job != NO_JOB}
 
 
 def _hung(
