@@ -213,7 +213,8 @@ class Field:
         """
         assert self.load is not None
         self.load.finish()
-        stuck_seconds = STUCK_SECONDS + STUCK_LEASES * self.ground.lease_seconds
+        longest_seconds = max(STUCK_LEASES * self.ground.lease_seconds, self.ground.hidden_seconds)
+        stuck_seconds = STUCK_SECONDS + longest_seconds
         moved_at = granted_at = time.monotonic()
         ended: set[int] = set()
         seen = 0

@@ -32,7 +32,8 @@ class Ground(Struct, frozen=True):
     publish in the server's. `network` says whether there is one to put a proxy into.
     `lease_seconds` is the visibility timeout of the jobs. `dedupes`: an id is one message, so a
     job whose publish was tried again is still one (G2); where that is not so, it may run twice.
-    `jobs` is how many are under way in the full run.
+    `jobs` is how many are under way in the full run. `hidden_seconds` is how long what was granted
+    stays hidden if the grant did not arrive, where that is not the visibility timeout.
     """
 
     serving: Callable[[Path], AbstractContextManager[Server]]
@@ -43,6 +44,7 @@ class Ground(Struct, frozen=True):
     lease_seconds: float = 1.0
     dedupes: bool = True
     jobs: int = 20_000
+    hidden_seconds: float = 0.0
 
 
 def sqlite() -> Ground:
@@ -82,6 +84,8 @@ def rabbitmq() -> Ground:
 
 def sqs() -> Ground:
     """Batches of ten over HTTP; ids are not looked at."""
+    from dibs.wires.aws.receives import POLLED_SECONDS
+
     return Ground(
         sqs_server,
         settles=sqs_action("DeleteMessageBatch"),
@@ -89,6 +93,7 @@ def sqs() -> Ground:
         lease_seconds=2.0,
         dedupes=False,
         jobs=1_000,
+        hidden_seconds=POLLED_SECONDS,
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import select
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,18 +21,18 @@ SOON_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Certificate]]:
-    """The port of a server, and its certificate."""
+def secure() -> Iterator[tuple[int, Certificate]]:
+    """The port of a server, and its certificate, in a folder that the server's user may enter."""
     binaries = programs()
     if binaries is None:
         not_installed("PostgreSQL", "postgresql")
-    folder, port = tmp_path_factory.mktemp("tls"), free_port()
-    made = make_certificate(folder, None if os.getuid() else "postgres")
-    for place in (folder, *folder.parents[:2]):
-        place.chmod(0o755)
-    files = (f"ssl_cert_file={made.path}", f"ssl_key_file={made.key}")
-    with serving(binaries, "listen_addresses=127.0.0.1", f"port={port}", "ssl=on", *files):
-        yield port, made
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="dibs-tls-") as folder:
+        os.chmod(folder, 0o755)
+        made = make_certificate(Path(folder), None if os.getuid() else "postgres")
+        files = (f"ssl_cert_file={made.path}", f"ssl_key_file={made.key}")
+        with serving(binaries, "listen_addresses=127.0.0.1", f"port={port}", "ssl=on", *files):
+            yield port, made
 
 
 def url_of(port: int, root: Path, host: str = "localhost") -> str:
