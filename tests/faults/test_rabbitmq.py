@@ -5,4 +5,4 @@ from tests.faults.short import ShortPass
 
 class TestRabbitMq(ShortPass):
     name = "rabbitmq"
-    scenarios = "restart", "lost-ack"
+    scenarios = ("restart",)

@@ -5,4 +5,4 @@ from tests.faults.short import ShortPass
 
 class TestSqs(ShortPass):
     name = "sqs"
-    scenarios = "kill", "lost-ack"
+    scenarios = ("lost-ack",)
