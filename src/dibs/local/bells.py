@@ -27,8 +27,9 @@ NEW = "+"
 """Ends the name of a FIFO that its owner has not open yet, for some microseconds,"""
 NEW_SECONDS = 3_600.0
 """or for ever, if its owner died in them: after this time nobody will open it any more."""
-TICK_NS = 20_000_000
-"""A folder's time of change is read off a clock that goes on by this at most."""
+TICK_NS = 2_000_000_000
+"""A folder's time of change goes on by this at most: by milliseconds on most file systems, but some
+keep whole seconds."""
 LOOKED_AT = 250
 """How many waiters one chore looks at: some milliseconds, if all of them are dead."""
 
