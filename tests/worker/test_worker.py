@@ -280,9 +280,10 @@ def test_a_run_past_its_timeout_is_told_at_once(scene: Scene, task: str) -> None
     scene.numbers(task, 1, timeout_ms=500, max_attempts=1, visibility_timeout_ms=30_000)
     worker = scene.worker("-c", "2", "--processes", "1")
     scene.until_counts(dead=1)
-    [start] = scene.notes("start")
+    [start], [deadline] = scene.notes("start"), scene.notes("deadline")
     [told] = scene.notes("timeout")
-    assert 0.5 <= told.at - start.at < 1.5
+    assert deadline.at <= start.at + 0.5, "it counts from before the first line"
+    assert 0 <= told.at - deadline.at < 1
     assert "replaced" not in worker.text, "it ended by itself"
     assert worker.stop() == 0
 

@@ -37,11 +37,12 @@ def is_there(name: str) -> bool:
     return Path(name).exists()
 
 
-def note_run(what: str, n: int = 0) -> None:
-    """Note what happened, in which run, where and when."""
+def note_run(what: str, n: int = 0, at: float | None = None) -> None:
+    """Note what happened, in which run, where and when: now, if `at` does not say it."""
     run = f"fence={context().fence} attempt={context().attempt}"
     where = f"pid={os.getpid()} pump={os.getppid()} slots={sys.argv[4]}"
-    note(f"what={what} n={n} {run} {where} at={time.monotonic()}")
+    when = time.monotonic() if at is None else at
+    note(f"what={what} n={n} {run} {where} at={when}")
 
 
 @app.task
@@ -417,6 +418,7 @@ def picky_def(kind: str) -> None:
 @app.task
 async def told(n: int) -> None:
     note_run("start", n)
+    note_run("deadline", n, context().deadline)
     try:
         await asyncio.Event().wait()
     finally:
@@ -426,6 +428,7 @@ async def told(n: int) -> None:
 @app.task
 def told_def(n: int) -> None:
     note_run("start", n)
+    note_run("deadline", n, context().deadline)
     while context().stop_reason is None:
         time.sleep(0.01)
     note_run(str(context().stop_reason), n)
