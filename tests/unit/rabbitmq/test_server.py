@@ -101,7 +101,7 @@ def test_rule_25_a_worker_and_an_idle_producer_outlive_a_restart(
 
 
 def test_rule_10_what_was_acknowledged_or_stored_outlives_a_killed_server(
-    server: Server, open_one: Open, monkeypatch: pytest.MonkeyPatch
+    server: Server, url: str, open_one: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the first message of a new queue on, and also what is delayed or dead."""
     monkeypatch.setattr(post, "WRITTEN_SECONDS", WRITTEN_SECONDS)
@@ -113,9 +113,14 @@ def test_rule_10_what_was_acknowledged_or_stored_outlives_a_killed_server(
         if lease.message.id in ids(done):
             assert settle(broker, lease, Ack()) == Applied()
     later = publish(broker, message(due_ms=SystemClock().wall_ms() + 100))
+    given_up, *leases = (lease for lease in leases if lease.message.id in ids(kept))
+    assert settle(broker, given_up, DeadLetter("rejected", ERROR, "nothing")) == Applied()
+    kept = [lease.message for lease in leases]
     server.kill()
     server.start()
-    assert sorted(ids(claimed(broker, 21))) == sorted(ids([*kept, *later]))
+    with channel_of(url) as channel:
+        assert len(bodies_of(channel, f"{prefix_of(url)}.dead.photos")) == 1
+    assert sorted(ids(claimed(broker, 20))) == sorted(ids([*kept, *later]))
     assert claim_all(broker) == []
 
 
@@ -125,6 +130,24 @@ def test_a_queue_that_others_noted_is_not_waited_for(
     open_one().declare(["photos"])
     monkeypatch.setattr(post, "WRITTEN_SECONDS", 60.0)
     assert bounded(lambda: open_one().publish([message()])) == [Stored()]
+
+
+def test_a_new_queue_that_takes_longer_than_a_call_is_waited_for_by_the_next(
+    open_one: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call outlasts its limit, and the wait does not begin anew."""
+    monkeypatch.setattr(post, "WRITTEN_SECONDS", CALL_LIMIT_SECONDS + 1)
+    broker = open_one()
+    assert isinstance(bounded(lambda: broker.publish([message()])), BrokerUnavailable)
+    assert bounded(lambda: broker.publish([message()])) == [Stored()]
+
+
+def test_a_user_who_may_make_no_queues_is_refused_and_told_so(server: Server, url: str) -> None:
+    server.control("add_user", "shy", "secret")
+    server.control("set_permissions", "shy", "^$", ".*", ".*")
+    shy = url.replace("guest:guest", "shy:secret")
+    with pytest.raises(BrokerRefused, match="make no queue"):
+        open_url(shy, clock=SystemClock(), worker_id=os.urandom(16))
 
 
 def test_rule_09_leases_of_a_lost_connection_settle_nothing_and_harm_nobody(

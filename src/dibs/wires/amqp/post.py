@@ -10,6 +10,7 @@ published. What is true as long as a queue exists is asked
 by a message that the queue refuses: `PREFIX.store` (the store was made), `PREFIX.paused.QUEUE`.
 """
 
+import time
 from collections.abc import Sequence
 
 from pika.exceptions import ChannelClosedByBroker
@@ -21,7 +22,8 @@ from dibs.wires.amqp.press import Fate, Press, Sheet
 
 WRITTEN_SECONDS = 2.5
 """RabbitMQ 3 writes down within two seconds that there is a new quorum queue. Killed before that it
-forgets the queue and all that is in it: until then nothing is confirmed in it (law 1)."""
+forgets the queue and all that is in it: until then nothing is published to a new one (law 1). One
+that somebody deleted, and that is made again, is not waited for: who needs it may hold leases."""
 
 MARK: dict[str, object] = {"x-max-length": 0, "x-overflow": "reject-publish"}
 """Arguments of a queue that says something by being there: it refuses every message."""
@@ -33,6 +35,7 @@ KEEPING: dict[str, object] = {
 }
 PERSISTENT = b"".join(BasicProperties(delivery_mode=2).encode())
 _PASSING = b"".join(BasicProperties(delivery_mode=1).encode())
+_ACCESS_REFUSED = 403
 _PRECONDITION_FAILED = 406
 
 
@@ -46,6 +49,9 @@ class Post:
         self._made: set[str] = set()
         self._paused: list[str] = []
         self._watched: dict[str, Press] = {}
+        self._unwritten: dict[str, float] = {}
+        """Queues that were made here and are not noted yet, and when: a wait goes on where the call
+        before this one, whose time was over, has left it."""
 
     def name(self, kind: str, queue: str) -> str:
         """Return the name of a queue of ours on the server."""
@@ -81,11 +87,12 @@ class Post:
             self.make(press, self.name("q", queue), KEEPING)
         for queue in new:
             self.dead(press, queue)
-        if new:
-            press.linger(WRITTEN_SECONDS)
+            self._unwritten.setdefault(queue, time.monotonic())
         for queue in new:
+            press.linger(self._unwritten[queue] + WRITTEN_SECONDS)
             press.print([Sheet("", f"{self.prefix}.queues", PERSISTENT, queue.encode())])
             press.ask("queue_bind", queue=store, exchange=names, routing_key=queue)
+            del self._unwritten[queue]
 
     def paused(self, press: Press, queues: Sequence[str]) -> list[str]:
         """Return which of `queues` are paused, and have the resuming of each be heard on `press`.
@@ -138,7 +145,6 @@ class Post:
             self._made.clear()
             for key in {sheets[index].key for index in lost}:
                 self.make(press, key, KEEPING)
-            press.linger(WRITTEN_SECONDS)
             for index, fate in zip(lost, press.print([sheets[i] for i in lost]), strict=True):
                 fates[index] = fate
         return fates
@@ -152,11 +158,16 @@ class Post:
         """Make a queue of the server, if it is not there.
 
         Raises:
-            BrokerRefused: there is one of that name, made otherwise.
+            BrokerRefused: there is one of that name, made otherwise, or this user may make none.
         """
         try:
             press.ask("queue_declare", queue=name, durable=True, arguments=arguments)
         except ChannelClosedByBroker as closed:
+            if closed.reply_code == _ACCESS_REFUSED:
+                raise BrokerRefused(
+                    f"the server lets this user make no queue `{name}` ({closed.reply_text}): give"
+                    " it the rights of docs/rabbitmq.md, Operations"
+                ) from closed
             if closed.reply_code != _PRECONDITION_FAILED:
                 raise
             raise BrokerRefused(

@@ -42,10 +42,6 @@ class Limit:
         """A call begins."""
         self._end = time.monotonic() + self.seconds
 
-    def extend(self, seconds: float) -> None:
-        """Let the call take so much longer."""
-        self._end += seconds
-
     def left(self) -> float:
         """Return the seconds that are left of it."""
         return self._end - time.monotonic()
@@ -119,8 +115,18 @@ class Wire(Connection):
         while not done():
             self.wait_for_more()
 
-    def wait_for_more(self) -> None:
-        """Step once, waiting for what comes next.
+    def linger(self, until: float) -> None:
+        """Hear the server until a moment of the monotonic clock.
+
+        Raises:
+            TooLate: the limit is over before, and the connection is given up.
+            AMQPError: the connection or its channel has ended.
+        """
+        while (rest := until - time.monotonic()) > 0:
+            self.wait_for_more(rest)
+
+    def wait_for_more(self, seconds: float = float("inf")) -> None:
+        """Step once, waiting `seconds` at most for what comes next.
 
         Raises:
             TooLate: the limit is over, and the connection is given up.
@@ -129,18 +135,7 @@ class Wire(Connection):
         left = self.limit.left()
         if left <= 0:
             self.end(TooLate(f"no answer within {self.limit.seconds:g} s"))
-        self.step(left)
-
-    def linger(self, seconds: float) -> None:
-        """Let a time pass, which counts towards no limit, and hear the server meanwhile.
-
-        Raises:
-            AMQPError: the connection or its channel has ended.
-        """
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self.step(left)
-        self.limit.extend(seconds)
+        self.step(min(left, seconds))
 
     def step(self, seconds: float = 0) -> None:
         """Send what can be sent and take what has come, waiting `seconds` at most for either.
