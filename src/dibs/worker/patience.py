@@ -3,7 +3,8 @@
 Owns: the time before which the broker is not called, growing while it fails, and that people are
 told of each kind of trouble once.
 Must never: wait, or call by itself.
-Called by: the settler, the upkeep and the pump, around every call of the broker.
+Called by: the settler, the upkeep and the pump, around every call of the broker, and the service,
+around the one before them.
 """
 
 from dibs.clock import Clock

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from dibs.clock import Clock
-from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerUnavailable
+from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable
 from dibs.wires.resp.address import Address, Connecting
 
 READ_BYTES = 1 << 16
@@ -33,7 +33,8 @@ KINDS: dict[str, type[BrokerError]] = {
     "BUSY": BrokerBusy,
     **dict.fromkeys(("LOADING", "MASTERDOWN", "READONLY"), BrokerUnavailable),
     **dict.fromkeys(("MISCONF", "NOREPLICAS"), BrokerUnavailable),
-    **dict.fromkeys(("NOAUTH", "WRONGPASS", "NOPERM"), BrokerUnavailable),
+    **dict.fromkeys(("NOAUTH", "WRONGPASS"), BrokerUnavailable),
+    "NOPERM": BrokerRefused,
 }
 """What a kind of the server's errors is to a caller; none of them leaves anything half done."""
 
