@@ -133,8 +133,8 @@ class Field:
                     del holds[event.job]
             holds.pop(NO_JOB, None)
             pids = {str(worker.pid) for worker in self.workers}
-            until = time.monotonic() - for_seconds
-            return Counter(one.proc for one in holds.values() if one.proc in pids and one.t < until)
+            since = time.monotonic() - for_seconds
+            return Counter(one.proc for one in holds.values() if one.proc in pids and one.t < since)
 
         [(pid, _)] = until(held, "a worker holds a job").most_common(1)
         return next(worker for worker in self.workers if str(worker.pid) == pid)
@@ -145,13 +145,17 @@ class Field:
         Never within a commit to a file: that holds up everybody, and is another fault.
         """
         tell = worker.send_all if whole else worker.send
-        while True:
-            since = time.monotonic()
+
+        def stopped_outside() -> bool:
             tell(signal.SIGSTOP)
             until(lambda: stopped(worker.pid), "the worker stands still")
-            if not holds_file(worker.pid):
-                break
-            tell(signal.SIGCONT)
+            if holds_file(worker.pid):
+                tell(signal.SIGCONT)
+                return False
+            return True
+
+        until(stopped_outside, "the worker stands still outside of a commit")
+        since = time.monotonic()
         self.pause(seconds)
         tell(signal.SIGCONT)
         self.stops.append((str(worker.pid), since, time.monotonic()))
@@ -255,4 +259,4 @@ def holds_file(pid: int) -> bool:
 
 def _is_of(end: Event, hold: Event | None) -> bool:
     """Whether an end is that of a hold, and not of one that was lost before it."""
-    return hold is not None and hold.proc == end.proc
+    return hold is not None and (hold.proc, hold.fence) == (end.proc, end.fence)

@@ -32,7 +32,8 @@ class Verdict(Struct, frozen=True):
     """The figures of a run; `harm` is how often harm was done.
 
     `ran_twice` jobs had their effect more than once, and `stored_again` were over before the retry
-    of a publish whose confirm was lost, or were copied by such a retry: both are allowed.
+    of a publish whose confirm was lost, or were put back as a copy whose confirm was: both are
+    allowed.
     """
 
     harm: int
@@ -85,7 +86,7 @@ def judge(field: Field, harm: int, heal_seconds: float, grace_seconds: float) ->
     done = {event.job for event in events if event.op == "ack" and event.type == "ok"}
     lost = (load.confirmed - acked - dead) | (done - counts.keys())
     again = _stored_again(events)
-    if not field.capabilities.atomic_retry:
+    if not field.capabilities.leases_outlive and field.network.traffic.lost_replies:
         again |= _copied(events)
     aside = _aside(field, events, again)
     held = History([event for event in events if event.job not in aside])
@@ -129,7 +130,7 @@ def _aside(field: Field, events: Sequence[Event], again: set[int]) -> set[int]:
     No rule about a single job is asked of these; none of them may be lost either.
     """
     found: set[int] = set()
-    if field.capabilities.dedupe_window_seconds == 0 or not field.capabilities.atomic_retry:
+    if field.capabilities.dedupe_window_seconds == 0:
         found |= again
     if not field.ground.dedupes:
         found |= _retried(events)
@@ -184,13 +185,14 @@ def _stored_again(events: Sequence[Event]) -> set[int]:
 
 
 def _copied(events: Sequence[Event]) -> set[int]:
-    """Return the jobs that were granted twice with one fence, and so were two.
+    """Return the jobs that were granted twice with one fence, and so were two; not three.
 
-    What nobody was granted is put back as a copy where a retry is one, and whoever loses the copy's
-    confirm keeps the original, too. A job that came back to life would have a higher fence.
+    Where a lease ends with its connection, what nobody was granted is put back as a copy, and
+    whoever loses the copy's confirm keeps the original, too. A job that came back to life would
+    have a higher fence.
     """
     grants = Counter((e.job, e.fence) for e in events if (e.op, e.type) == ("claim", "ok"))
-    return {job for (job, _), count in grants.items() if count > 1 and job != NO_JOB}
+    return {job for (job, _), count in grants.items() if count == 2 and job != NO_JOB}
 
 
 def _hung(
