@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from tests.regressions.seeding import finds
@@ -38,6 +39,11 @@ def runners_of_many(pump: int) -> list[int]:
     return found
 
 
+def another_than(known: list[int], pump: int) -> set[int]:
+    """Return the runners that are not known."""
+    return set(runners_of_many(pump)) - set(known)
+
+
 @finds("replaces_nobody", "not within 5 s: another process")
 def test_b09_after_many_deaths_of_runners_every_slot_is_there(scene: Scene) -> None:
     """celery 2011, 496, 4321: the pool hung after a child was killed, or had been replaced."""
@@ -47,11 +53,8 @@ def test_b09_after_many_deaths_of_runners_every_slot_is_there(scene: Scene) -> N
     for _ in range(8):
         shared = until(lambda: runners_of_many(worker.pid), "a runner of many jobs")
         os.kill(chance.choice(shared), signal.SIGKILL)
-        until(
-            lambda: set(runners_of_many(worker.pid)) - set(shared),  # noqa: B023
-            "another process",
-            REPLACED_SECONDS,
-        )
+        another = partial(another_than, shared, worker.pid)
+        until(another, "another process", REPLACED_SECONDS)
     scene.until_counts()
     assert set(scene.runs("end")) == set(range(500)), "no job is lost"
     scene.numbers("held", 5_001, 5_002)

@@ -37,12 +37,16 @@ def is_there(name: str) -> bool:
     return Path(name).exists()
 
 
-def note_run(what: str, n: int = 0, at: float | None = None) -> None:
-    """Note what happened, in which run, where and when: now, if `at` does not say it."""
+def note_run(what: str, n: int = 0) -> None:
+    """Note what happens now, in which run and where."""
+    note_at(time.monotonic(), what, n)
+
+
+def note_at(at: float, what: str, n: int) -> None:
+    """Note a moment, in which run and where."""
     run = f"fence={context().fence} attempt={context().attempt}"
     where = f"pid={os.getpid()} pump={os.getppid()} slots={sys.argv[4]}"
-    when = time.monotonic() if at is None else at
-    note(f"what={what} n={n} {run} {where} at={when}")
+    note(f"what={what} n={n} {run} {where} at={at}")
 
 
 @app.task
@@ -418,7 +422,7 @@ def picky_def(kind: str) -> None:
 @app.task
 async def told(n: int) -> None:
     note_run("start", n)
-    note_run("deadline", n, context().deadline)
+    note_at(context().deadline, "deadline", n)
     try:
         await asyncio.Event().wait()
     finally:
@@ -428,7 +432,7 @@ async def told(n: int) -> None:
 @app.task
 def told_def(n: int) -> None:
     note_run("start", n)
-    note_run("deadline", n, context().deadline)
+    note_at(context().deadline, "deadline", n)
     while context().stop_reason is None:
         time.sleep(0.01)
     note_run(str(context().stop_reason), n)
