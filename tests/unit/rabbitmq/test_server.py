@@ -32,7 +32,7 @@ from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages,
 from dibs.wires.amqp import post
 from dibs.wires.amqp.address import address_of
 from tests.servers.rabbitmq import Server
-from tests.unit.rabbitmq.conftest import Open
+from tests.unit.rabbitmq.conftest import RUNGS_MS, Open
 from tests.worker.workers import until
 
 SOON_SECONDS = 1.0
@@ -191,14 +191,29 @@ def test_rule_26_a_silent_server_is_given_up_in_time(server: Server, open_one: O
     until(lambda: stored(broker), "it works again", 10)
 
 
-def bounded(call: Any) -> object:
+def test_rule_26_who_holds_a_short_lease_waits_for_a_sixth_of_it(
+    server: Server, open_one: Open
+) -> None:
+    """A late renewal loses a lease, so a call must leave time for the next ones."""
+    broker = open_one()
+    publish(broker, message(visibility_timeout_ms=6_000))
+    (lease,) = claim(broker)
+    server.signal(signal.SIGSTOP)
+    try:
+        answer = bounded(lambda: broker.extend([lease]), limit=1.0)
+    finally:
+        server.signal(signal.SIGCONT)
+    assert isinstance(answer, BrokerUnavailable)
+
+
+def bounded(call: Any, limit: float = CALL_LIMIT_SECONDS) -> object:
     """Return what a call answered or raised, within its limit."""
     began = time.monotonic()
     try:
         answer = call()
     except BrokerError as error:
         answer = error
-    assert time.monotonic() - began < CALL_LIMIT_SECONDS + 1.0
+    assert time.monotonic() - began < limit + 1.0
     return answer
 
 
@@ -301,6 +316,18 @@ def test_rule_05_what_is_waited_for_comes_down_the_ladder(open_one: Open) -> Non
 
     until(rung, "it comes")
     assert due_ms <= SystemClock().wall_ms() <= due_ms + 500
+
+
+def test_queues_that_somebody_deleted_are_made_again(url: str, open_one: Open) -> None:
+    """The rung of a delayed message as well as the queue it goes to."""
+    broker = open_one()
+    publish(broker, message())
+    with channel_of(url) as channel:
+        for name in ("q.photos", *(f"delay.{ms}" for ms in RUNGS_MS)):
+            channel.queue_delete(f"{prefix_of(url)}.{name}")
+    later = message(due_ms=SystemClock().wall_ms() + 300)
+    assert broker.publish([later, now := message()]) == [Stored(), Stored()]
+    assert sorted(ids(claimed(broker, 2))) == sorted(ids([later, now]))
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])

@@ -145,6 +145,10 @@ class Post:
             self._made.clear()
             for key in {sheets[index].key for index in lost}:
                 self.make(press, key, KEEPING)
+            exchanges = {sheets[index].exchange for index in lost}
+            for rung in self.ladder.rungs:
+                if rung.name in exchanges:
+                    self._make_rung(press, rung)
             for index, fate in zip(lost, press.print([sheets[i] for i in lost]), strict=True):
                 fates[index] = fate
         return fates
