@@ -74,6 +74,13 @@ def alive(pid: int) -> bool:
         return False
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal by now."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return bool(int(fields["SigCgt"], 16) >> (number - 1) & 1)
+
+
 def children(pid: int) -> list[int]:
     """Return the children of a process."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
