@@ -5,9 +5,9 @@ Must never: know an adapter, or refuse what only one of them cannot store.
 Called by: adapters, first thing in `publish`, and where they are given the name of a queue.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from dibs.alike import Alike
+from dibs.alike import Alike, runs_of
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import (
     LATEST_DUE_MS,
@@ -18,6 +18,8 @@ from dibs.brokers.contract import (
     MAX_VERSION,
     MIN_VISIBILITY_TIMEOUT_MS,
     QUEUE_NAME,
+    Published,
+    Refused,
 )
 from dibs.errors import OptionError
 from dibs.idempotency import HEADER
@@ -64,6 +66,28 @@ def refusals(runs: Sequence[Alike], capabilities: Capabilities) -> list[str | No
         else:
             found += [refusal(message, capabilities) for message in run]
     return found
+
+
+def published(
+    messages: Sequence[Message],
+    capabilities: Capabilities,
+    store: Callable[[list[Alike]], list[Published]],
+) -> list[Published]:
+    """Have those of a batch stored that need not be refused; say what became of each, in order.
+
+    `store` is given runs that are not empty, and answers for each message of them.
+
+    Raises:
+        OptionError: they are more than `batch_limit`; and whatever `store` raises.
+    """
+    how_many(len(messages), capabilities)
+    runs = runs_of(messages)
+    refused = refusals(runs, capabilities)
+    if refused.count(None) == len(messages):
+        return store(runs) if runs else []
+    fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
+    stored = iter(store(runs_of(fit)) if fit else ())
+    return [next(stored) if why is None else Refused(why) for why in refused]
 
 
 def how_many(count: int, capabilities: Capabilities) -> None:

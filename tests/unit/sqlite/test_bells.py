@@ -1,15 +1,17 @@
 """A bell wakes one waiter that is alive, has room, and waits for that queue; or all who wait for
 the end of a message."""
 
+import contextlib
 import os
 import select
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from dibs.brokers.sqlite import SqliteBroker
+from dibs.errors import BrokerError
 from dibs.local import bells
 from dibs.local.bells import Bells
 from dibs.message import Ack, Result
@@ -50,6 +52,64 @@ def test_a_dead_waiter_is_passed_over_and_forgotten(open_broker: Open, path: Pat
     publish(open_broker(), *messages(3))
     assert not mine & set(bells_of(path))
     assert bells_of(path) == []
+
+
+@contextlib.contextmanager
+def at_the_commit(broker: SqliteBroker, look: Callable[[], object]) -> Iterator[list[object]]:
+    """Look when all is written and nothing is committed; yield what is seen."""
+    seen: list[object] = []
+
+    def committing() -> bool:
+        seen.append(look())
+        return False
+
+    broker._db.connection.set_commit_hook(committing)
+    try:
+        yield seen
+    finally:
+        broker._db.connection.set_commit_hook(None)
+
+
+def test_who_was_rung_last_is_rung_before_the_commit_and_nobody_is_after_it(
+    open_broker: Open,
+) -> None:
+    """It wakes up while the disk works: from then on it waits for the lock."""
+    publisher, usual = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    assert len(claim(usual, limit=2)) == 1
+    idle = waiting(open_broker(), "photos")
+    with at_the_commit(publisher, lambda: rung(usual)) as seen:
+        publish(publisher, message())
+    assert seen == [True]
+    assert not rung(idle)
+    assert len(claim(usual, limit=2)) == 1
+
+
+def test_who_begins_to_wait_before_the_commit_is_rung_after_it(open_broker: Open) -> None:
+    """It has looked, and found nothing."""
+    publisher, usual = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    assert len(claim(usual)) == 1, "and it has no room for more"
+    late = open_broker()
+    with at_the_commit(publisher, lambda: waiting(late, "photos")) as seen:
+        publish(publisher, message())
+    assert seen == [late]
+    assert not rung(usual)
+    assert rung(late)
+
+
+def test_a_publish_that_is_undone_may_wake_and_leaves_nobody_deaf(open_broker: Open) -> None:
+    publisher, usual = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    assert len(claim(usual, limit=2)) == 1
+    publisher._db.connection.set_commit_hook(lambda: True)
+    with pytest.raises(BrokerError):
+        publisher.publish([message()])
+    publisher._db.connection.set_commit_hook(None)
+    assert rung(usual)
+    assert claim(usual) == []
+    publish(publisher, message())
+    assert rung(usual)
 
 
 def test_a_waiter_without_room_is_not_rung(open_broker: Open) -> None:

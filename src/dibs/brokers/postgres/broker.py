@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from dibs.alike import Alike, runs_of
+from dibs.alike import Alike
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
@@ -68,14 +68,7 @@ class PostgresBroker(contract.Broker):
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Store messages, all in one statement."""
-        checks.how_many(len(messages), self.capabilities)
-        runs = runs_of(messages)
-        refused = checks.refusals(runs, self.capabilities)
-        if refused.count(None) == len(messages):
-            return self._stored(runs) if runs else []
-        fit = [m for m, why in zip(messages, refused, strict=True) if why is None]
-        stored = iter(self._stored(runs_of(fit)) if fit else ())
-        return [next(stored) if why is None else contract.Refused(why) for why in refused]
+        return checks.published(messages, self.capabilities, self._stored)
 
     def _stored(self, runs: list[Alike]) -> list[contract.Published]:
         rung = array_of(TEXT, sorted({run.pattern.queue for run in runs}))
