@@ -16,9 +16,13 @@ import pytest
 
 from dibs import App, context
 from dibs.brokers.memory import MemoryBroker
+from dibs.brokers.url import open_broker
+from dibs.clock import SystemClock
 from dibs.errors import BrokerBusy, BrokerUnavailable
 from dibs.events import BrokerBack, BrokerTrouble, LeaseLost
 from dibs.message import Message
+from dibs.runners.inprocess import in_process_spawner
+from dibs.worker.service import Plan, Service
 from tests.worker.workers import Scene, alive, catches, children, until
 
 # Drain
@@ -443,6 +447,25 @@ def test_a_worker_waits_for_a_broker_that_goes_away_before_its_queues_are_made(
     app.close()
 
 
+def test_a_bell_that_cannot_be_hung_up_is_waited_for_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = App("memory://away")
+    events: list[object] = []
+    away = [BrokerUnavailable("the server is restarting")]
+    bell = MemoryBroker.bell
+
+    def hanging_up(broker: MemoryBroker) -> int:
+        if away:
+            raise away.pop()
+        return bell(broker)
+
+    monkeypatch.setattr(MemoryBroker, "bell", hanging_up)
+    app.worker(observe=events.append).drain()
+    assert [type(event) for event in events[:2]] == [BrokerTrouble, BrokerBack]
+    app.close()
+
+
 def test_a_stop_ends_the_wait_for_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     def declaring(*_: object) -> None:
         worker.stop()
@@ -451,3 +474,23 @@ def test_a_stop_ends_the_wait_for_a_broker_that_is_away(monkeypatch: pytest.Monk
     monkeypatch.setattr(MemoryBroker, "declare", declaring)
     worker = App("memory://away").worker(observe=lambda _: None)
     assert worker.run() == 0
+
+
+def test_a_changed_file_ends_the_wait_for_a_broker_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The change may be that of a wrong URL."""
+
+    def declaring(*_: object) -> None:
+        raise BrokerUnavailable("the server is away")
+
+    monkeypatch.setattr(MemoryBroker, "declare", declaring)
+    app = App("memory://away")
+    broker = open_broker(app.url, worker_id=b"worker", clock=SystemClock())
+    service = Service(in_process_spawner(app.url, app.tasks), Plan(), lambda _: None)
+    looks = iter((False, False, True))
+    service.start()
+    assert service.run(broker, service.wait_for_app(), changed=looks.__next__) == 0
+    assert list(looks) == []
+    service.close()
+    broker.close()

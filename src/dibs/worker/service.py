@@ -39,6 +39,7 @@ EXIT_RELEASED_LATE = 1
 
 _QUIT_SECONDS = 2.0
 _START_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
 
 
 class Plan(Struct, frozen=True):
@@ -107,9 +108,8 @@ class Service:
         """
         tasks: dict[str, TaskInfo] = {info.name: info for info in hello.tasks}
         queues = queues_of(self._plan, hello)
-        _check_capabilities(hello.tasks, broker)
-        self._declare(broker, queues)
-        broker.bell()  # before the first claim: one that finds nothing asks for rings from then on
+        _check_capabilities([info for info in hello.tasks if info.queue in queues], broker)
+        is_ready = self._declare(broker, queues, changed)
         pump = Pump(
             broker=broker,
             queues=queues,
@@ -118,7 +118,8 @@ class Service:
             seams=self._seams,
             grace_seconds=self._plan.shutdown_timeout,
         )
-        self._work(pump, broker, changed)
+        if is_ready:
+            self._work(pump, broker, changed)
         return self._finish(pump, broker)
 
     def stop(self) -> None:
@@ -137,22 +138,28 @@ class Service:
             member.runner.close()
         self._wake.close()
 
-    def _declare(self, broker: Broker, queues: Sequence[str]) -> None:
-        """Make the queues, and wait for a broker that is away for now, as the pump does later.
+    def _declare(
+        self, broker: Broker, queues: Sequence[str], changed: Callable[[], bool] | None
+    ) -> bool:
+        """Make the queues, and hang up the bell; say whether that is done, or the worker is to end.
+
+        A broker that is away is waited for, as the pump does later.
 
         Raises:
             BrokerError: it is not away, and waiting would not help.
         """
         patience = Patience(self._clock, self._seams.observe)
-        while not self._stops:
+        while not self._stops and not (changed is not None and changed()):
             try:
                 broker.declare(queues)
+                broker.bell()  # before the first claim: one that finds nothing asks to be rung
             except (BrokerUnavailable, BrokerBusy) as trouble:
                 patience.failed(trouble)
-                self._wait([], patience.retry_at)
+                self._wait([], self._at_most(patience.retry_at, changed))
             else:
                 patience.worked(self._clock.monotonic())
-                break
+                return True
+        return False
 
     def _work(self, pump: Pump, broker: Broker, changed: Callable[[], bool] | None) -> None:
         rung = True
@@ -160,11 +167,15 @@ class Service:
             until = pump.tick(rung)
             if self._plan.drain and pump.drained:
                 return
-            if changed is not None:
-                if changed():
-                    return
-                until = min(until or math.inf, self._clock.monotonic() + 0.5)
-            rung = self._wait_for_work(pump, broker, until)
+            if changed is not None and changed():
+                return
+            rung = self._wait_for_work(pump, broker, self._at_most(until, changed))
+
+    def _at_most(self, until: float | None, changed: Callable[[], bool] | None) -> float | None:
+        """Return until when to wait, where `changed` is to be asked, too."""
+        if changed is None:
+            return until
+        return min(math.inf if until is None else until, self._clock.monotonic() + _LOOK_SECONDS)
 
     def _finish(self, pump: Pump, broker: Broker) -> int:
         """Let running jobs finish within the shutdown timeout, release the others."""

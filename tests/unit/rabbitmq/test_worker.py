@@ -171,3 +171,8 @@ def test_a_worker_refuses_at_its_start_what_the_broker_cannot_keep(
     assert worker.saw(r"^dibs: `resize` \(")
     assert why in worker.text
     assert "Traceback" not in worker.text
+    elsewhere = Started(
+        tmp_path, [sys.executable, "-m", "dibs", "worker", "shop:app", "-q", "another"]
+    )
+    elsewhere.line(r"^  slots ")
+    assert elsewhere.stop() == 0, "what it does not serve is not its affair"
