@@ -330,6 +330,21 @@ def test_queues_that_somebody_deleted_are_made_again(url: str, open_one: Open) -
     assert sorted(ids(claimed(broker, 2))) == sorted(ids([later, now]))
 
 
+def test_what_was_stored_beside_what_has_no_queue_is_said(url: str, open_one: Open) -> None:
+    """An error means that nothing was."""
+    broker = open_one()
+    publish(broker, message())
+    now = SystemClock().wall_ms()
+    with channel_of(url) as channel:
+        for ms in RUNGS_MS:
+            name = f"{prefix_of(url)}.delay.{ms}"
+            channel.queue_delete(name)
+            channel.queue_declare(name)
+    assert broker.publish([message(due_ms=now + 5_000), message()]) == [Unknown(), Stored()]
+    with pytest.raises(BrokerRefused, match="of another kind"):
+        broker.publish([message(due_ms=now + 5_000)])
+
+
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_a_queue_that_somebody_made_otherwise_is_refused(
     url: str, open_one: Open, kind: str

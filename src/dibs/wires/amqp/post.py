@@ -13,12 +13,13 @@ by a message that the queue refuses: `PREFIX.store` (the store was made), `PREFI
 import time
 from collections.abc import Sequence
 
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.spec import BasicProperties
 
 from dibs.errors import BrokerRefused
 from dibs.wires.amqp.ladder import Ladder, Rung
 from dibs.wires.amqp.press import Fate, Press, Sheet
+from dibs.wires.amqp.wire import TooLate
 
 WRITTEN_SECONDS = 2.5
 """RabbitMQ 3 writes down within two seconds that there is a new quorum queue. Killed before that it
@@ -138,20 +139,32 @@ class Post:
         return rung.name, expires_ms
 
     def send(self, press: Press, sheets: Sequence[Sheet]) -> list[Fate]:
-        """Publish; what has no queue any more, because somebody deleted it, is given one."""
+        """Publish; what has no queue any more, because somebody deleted it, is given one.
+
+        Raises:
+            BrokerRefused, AMQPError, TooLate: none can be made, and nothing was stored.
+        """
         fates = press.print(sheets)
         lost = [index for index, fate in enumerate(fates) if fate == "unroutable"]
         if lost and press.why is None:
-            self._made.clear()
-            for key in {sheets[index].key for index in lost}:
-                self.make(press, key, KEEPING)
-            exchanges = {sheets[index].exchange for index in lost}
-            for rung in self.ladder.rungs:
-                if rung.name in exchanges:
-                    self._make_rung(press, rung)
+            try:
+                self._make_again(press, [sheets[index] for index in lost])
+            except (BrokerRefused, AMQPError, TooLate):
+                if len(lost) == len(sheets):
+                    raise
+                return fates
             for index, fate in zip(lost, press.print([sheets[i] for i in lost]), strict=True):
                 fates[index] = fate
         return fates
+
+    def _make_again(self, press: Press, lost: Sequence[Sheet]) -> None:
+        self._made.clear()
+        for key in {sheet.key for sheet in lost}:
+            self.make(press, key, KEEPING)
+        exchanges = {sheet.exchange for sheet in lost}
+        for rung in self.ladder.rungs:
+            if rung.name in exchanges:
+                self._make_rung(press, rung)
 
     def _make_rung(self, press: Press, rung: Rung) -> None:
         self.make(press, rung.name, rung.arguments)
