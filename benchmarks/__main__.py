@@ -33,6 +33,7 @@ FIGURES = {
     "rabbitmq": "RabbitMQ: drained, enqueued in one call, and from enqueue to start",
     "redis": "on Redis: jobs drained, enqueued, and from enqueue to start",
     "postgres": "on PostgreSQL: jobs drained, enqueued, from enqueue to start, a long backlog",
+    "growth": "PostgreSQL's tables over 10,000,000 jobs",
     "sqs": "on a local server that speaks SQS: the same",
 }
 

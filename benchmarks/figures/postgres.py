@@ -66,14 +66,14 @@ def _new_url(url: str) -> str:
 
 def _drain(context: Context, new: Callable[[], str]) -> list[Row]:
     jobs = context.jobs(DRAINED)
-    best = max(BATCHES, key=lambda batch: _bare_drain(_filled(new(), jobs // 3), batch))
+    best = max(BATCHES, key=lambda batch: _bare_drain(filled(new(), jobs // 3), batch))
     rows = []
 
     def real(task: str) -> float:
-        return _real_drain(_filled(new(), jobs, task), jobs)
+        return _real_drain(filled(new(), jobs, task), jobs)
 
     def bare() -> float:
-        return _bare_drain(_filled(new(), jobs), best)
+        return _bare_drain(filled(new(), jobs), best)
 
     for task, kind in {"noop_async": "`async def`", "noop": "`def`"}.items():
         sides = alternate(context.runs, partial(real, task), bare)
@@ -173,15 +173,16 @@ def _backlog(context: Context, new: Callable[[], str]) -> Row:
     many, few = context.jobs(BACKLOG), context.jobs(BACKLOG) // 10
     sides = alternate(
         context.runs,
-        lambda: _real_drain(_filled(new(), many), many, at_most_jobs=few),
-        lambda: _real_drain(_filled(new(), few), few, at_most_jobs=few),
+        lambda: _real_drain(filled(new(), many), many, at_most_jobs=few),
+        lambda: _real_drain(filled(new(), few), few, at_most_jobs=few),
     )
     note = f"the first {few:,} of {many:,}, beside {few:,} that are all; no ANALYZE"
     name = f"PostgreSQL: drain at {many:,} waiting"
     return compared(name, "jobs/s", sides, ratio_bar=at_least(0.9), note=note)
 
 
-def _filled(url: str, jobs: int, task: str = "noop_async") -> str:
+def filled(url: str, jobs: int, task: str = "noop_async") -> str:
+    """Make the store if it is not there, publish jobs, and return the URL."""
     with _opened(url) as broker:
         for at in range(0, jobs, 4_000):
             broker.publish(_messages(task, min(4_000, jobs - at)))
