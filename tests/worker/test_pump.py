@@ -49,6 +49,19 @@ def test_a_finished_job_is_gone_and_its_slot_is_filled_in_the_same_tick() -> Non
     assert stage.settled().done == 1
 
 
+def test_a_ring_alone_hands_out_and_what_runners_say_is_heard_by_the_next_tick() -> None:
+    stage = Stage()
+    publish(stage.producer, message())
+    stage.tick()
+    stage.runners[0].finish(0)
+    publish(stage.producer, message())
+    stage.pump.tick(rung=True, alone=True)
+    assert stage.runners[0].queued == [1]
+    assert stage.settled().done == 0
+    stage.pump.tick(rung=False)
+    assert stage.settled().done == 1
+
+
 def test_jobs_that_come_one_by_one_go_to_the_runner_with_most_room() -> None:
     stage = Stage(slots=(4, 4))
     for _ in range(6):

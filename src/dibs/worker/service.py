@@ -162,14 +162,14 @@ class Service:
         return False
 
     def _work(self, pump: Pump, broker: Broker, changed: Callable[[], bool] | None) -> None:
-        rung = True
+        rung, alone = True, False
         while not self._stops:
-            until = pump.tick(rung)
+            until = pump.tick(rung, alone)
             if self._plan.drain and pump.drained:
                 return
             if changed is not None and changed():
                 return
-            rung = self._wait_for_work(pump, broker, self._at_most(until, changed))
+            rung, alone = self._wait_for_work(pump, broker, self._at_most(until, changed))
 
     def _at_most(self, until: float | None, changed: Callable[[], bool] | None) -> float | None:
         """Return until when to wait, where `changed` is to be asked, too."""
@@ -211,13 +211,17 @@ class Service:
 
     # Waiting
 
-    def _wait_for_work(self, pump: Pump, broker: Broker, until: float | None) -> bool:
-        """Wait for whatever comes first; return whether the broker's bell rang."""
-        watched = self._runner_descriptors()
+    def _wait_for_work(self, pump: Pump, broker: Broker, until: float | None) -> tuple[bool, bool]:
+        """Wait for whatever comes first; say whether the bell rang, and whether it was that alone.
+
+        Time alone is no ring: where a death cannot be watched for, it is looked for once a second.
+        """
+        runners = self._runner_descriptors()
         bell = broker.bell()
-        if pump.listens():
-            watched.append((bell, select.POLLIN))
-        return bell in self._wait(watched, until)
+        bells = [(bell, select.POLLIN)] if pump.listens() else []
+        ready = self._wait([*runners, *bells], until)
+        rung = bell in ready
+        return rung, rung and not any(descriptor in ready for descriptor, _ in runners)
 
     def _runner_descriptors(self) -> list[tuple[int, int]]:
         watched: list[tuple[int, int]] = []
