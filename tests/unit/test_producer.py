@@ -402,9 +402,11 @@ def test_a_fork_while_another_thread_has_the_door(
         monkeypatch.undo()
         task.enqueue("child")
 
-    in_child(child)
-    gate.open.set()
-    holder.join(PATIENCE)
+    try:
+        in_child(child)
+    finally:  # or it waits on into the tests that come after this one
+        gate.open.set()
+        holder.join(PATIENCE)
     assert texts(app) == [b'{"text":"before"}', b'{"text":"child"}']
 
 
