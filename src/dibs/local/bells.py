@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from dibs.errors import BrokerUnavailable
@@ -72,6 +72,11 @@ class Bells:
         self._name = f"{worker_id.hex()}-{os.urandom(4).hex()}"
         self._fd = -1
         self._awaited: frozenset[bytes] = frozenset()
+        self.owed = False
+        """Whether it was rung and has not claimed since. A ring may come before the commit of what
+        it is for: then no look finds that, but only a claim, which waits for the lock."""
+        self._asked: set[str] = set()
+        """The queues that this waiter asks to be rung for; whoever rings takes the wish away."""
         self._rang: dict[str, str] = {}
         """The entry that was rung last for each queue: whoever waits again has the same."""
         self._looked_at = ""
@@ -87,33 +92,37 @@ class Bells:
         return self._fd
 
     def drain(self) -> bool:
-        """Forget the rings so far; say whether there were any."""
-        rung = False
+        """Have the bell be silent again; say whether a ring is owed."""
         if self._fd >= 0:
             with contextlib.suppress(BlockingIOError):
                 while len(os.read(self._fd, 4096)) == 4096:
                     pass
-                rung = True
-        return rung
+                self.owed = True
+        return self.owed
 
     def arm(self, queues: Iterable[str]) -> bool:
         """Ask to be rung for `queues`; say whether any of them was not asked for before."""
-        return self._fd >= 0 and sum(map(self._ask, queues)) > 0
+        if self._fd < 0:
+            return False
+        self._asked.update(queues)
+        return sum(map(self._ask, queues)) > 0
 
-    def disarm(self, queues: Iterable[str]) -> None:
-        """Ask no more: a waiter with no room must not catch a ring that an idle one could use."""
-        if self._fd >= 0:
-            for queue in queues:
-                with contextlib.suppress(OSError):
-                    os.unlink(self._path(f"{queue}@{self._name}"))
+    def disarm(
+        self, queues: Collection[str], rung: bool, left: Callable[[], Collection[str]]
+    ) -> None:
+        """Ask no more: a waiter with no room must not catch a ring that an idle one could use.
 
-    def waiting(self) -> list[str]:
-        """Return the entries of all who wait."""
-        return [name for name in self._listed() if "@" in name]
+        One that it was given (`rung`) or catches just now is passed on for all queues: what it is
+        for may not be to be seen yet. Else another is woken for what is `left`, if one waits.
+        """
+        if self._take_back(queues) or rung:
+            self.ring(queues)
+        elif self._waiting():
+            self.ring(left())
 
     def ring(self, queues: Collection[str]) -> None:
         """Wake one waiter of each queue."""
-        if queues and (entries := self.waiting()):
+        if queues and (entries := self._waiting()):
             for queue in queues:
                 names = (name for name in entries if name.startswith(queue + "@"))
                 if rung := next(filter(self._rung, names), None):
@@ -122,7 +131,7 @@ class Bells:
     def ring_again(self, queues: Iterable[str]) -> list[str]:
         """Wake who was rung last for each queue; return the queues of which that one does not wait.
 
-        It reads no folder, so it costs next to nothing where nobody waits.
+        It looks for nobody else, so it costs next to nothing where nobody waits.
         """
         silent: list[str] = []
         for queue in queues:
@@ -201,6 +210,21 @@ class Bells:
             os.close(fd)
             raise
         return fd
+
+    def _take_back(self, queues: Collection[str]) -> bool:
+        """Take the wishes back; return whether one was taken by somebody who rings for it."""
+        caught = False
+        for queue in self._asked.intersection(queues):
+            self._asked.discard(queue)
+            try:
+                os.unlink(self._path(f"{queue}@{self._name}"))
+            except OSError:
+                caught = True
+        return caught
+
+    def _waiting(self) -> list[str]:
+        """Return the entries of all who wait."""
+        return [name for name in self._listed() if "@" in name]
 
     def _ask(self, queue: str) -> bool:
         names = self._path(self._name), self._path(f"{queue}@{self._name}")

@@ -1,5 +1,6 @@
 """A queue file, and brokers on it that are closed when the test is over."""
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,17 @@ from dibs.brokers.sqlite import SqliteBroker
 from dibs.testing import ManualClock
 
 Open = Callable[[], SqliteBroker]
+
+
+def is_queued(path: Path) -> bool:
+    """Whether somebody holds the turn, so stands first in the queue for the lock."""
+    with path.with_name(path.name + "-turn").open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 @pytest.fixture

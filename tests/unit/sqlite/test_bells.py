@@ -6,18 +6,21 @@ import os
 import select
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dibs.brokers.sqlite import SqliteBroker
-from dibs.errors import BrokerError
+from dibs.errors import BrokerBusy, BrokerError
 from dibs.local import bells
 from dibs.local.bells import Bells
-from dibs.message import Ack, Result
+from dibs.message import Ack, Lease, Result
 from dibs.testing.making import claim, claim_one, ids, message, messages, publish, settle
 from tests.unit.sqlite.children import child, hang_up, wait_for_end, wait_for_work
-from tests.unit.sqlite.conftest import Open
+from tests.unit.sqlite.conftest import Open, is_queued
+from tests.worker.workers import until
 
 
 def rung(waiter: SqliteBroker | Bells) -> bool:
@@ -70,13 +73,19 @@ def at_the_commit(broker: SqliteBroker, look: Callable[[], object]) -> Iterator[
         broker._db.connection.set_commit_hook(None)
 
 
+def rung_before_the_commit(open_broker: Open) -> tuple[SqliteBroker, SqliteBroker]:
+    """Return a publisher, and who will be rung before its commits and has no other ring."""
+    publisher, usual = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    assert len(claim(usual, limit=2)) == 1
+    return publisher, usual
+
+
 def test_who_was_rung_last_is_rung_before_the_commit_and_nobody_is_after_it(
     open_broker: Open,
 ) -> None:
     """It wakes up while the disk works: from then on it waits for the lock."""
-    publisher, usual = open_broker(), waiting(open_broker(), "photos")
-    publish(publisher, message())
-    assert len(claim(usual, limit=2)) == 1
+    publisher, usual = rung_before_the_commit(open_broker)
     idle = waiting(open_broker(), "photos")
     with at_the_commit(publisher, lambda: rung(usual)) as seen:
         publish(publisher, message())
@@ -98,10 +107,88 @@ def test_who_begins_to_wait_before_the_commit_is_rung_after_it(open_broker: Open
     assert rung(late)
 
 
-def test_a_publish_that_is_undone_may_wake_and_leaves_nobody_deaf(open_broker: Open) -> None:
-    publisher, usual = open_broker(), waiting(open_broker(), "photos")
+def test_a_ring_that_a_look_for_results_drains_is_owed_to_the_next_claim(
+    open_broker: Open, path: Path
+) -> None:
+    """Both come before the commit: what is stored is not to be seen, but to be waited for."""
+    publisher, usual = rung_before_the_commit(open_broker)
+    with ThreadPoolExecutor(1) as aside:
+
+        def look() -> Future[list[Lease]]:
+            usual.results([bytes(16)])
+            found = aside.submit(claim, usual, limit=2)
+            until(lambda: found.done() or is_queued(path), "it waits for the lock, or is done")
+            return found
+
+        with at_the_commit(publisher, look) as seen:
+            publish(publisher, message())
+        (found,) = seen
+        assert isinstance(found, Future)
+        assert len(found.result(10)) == 1
+
+
+def test_a_claim_of_nothing_passes_on_a_ring_for_what_is_not_committed(open_broker: Open) -> None:
+    publisher, usual = rung_before_the_commit(open_broker)
+    idle = waiting(open_broker(), "photos")
+    with at_the_commit(publisher, lambda: claim(usual, limit=0)):
+        publish(publisher, message())
+    assert rung(idle)
+    assert len(claim(idle, limit=2)) == 1
+
+
+def test_a_ring_whose_claim_failed_is_passed_on_as_well(open_broker: Open) -> None:
+    publisher, usual = rung_before_the_commit(open_broker)
+    idle = waiting(open_broker(), "photos")
+    usual._db.hurry(0.1)
+
+    def give_up() -> None:
+        with pytest.raises(BrokerBusy):
+            claim(usual)
+        claim(usual, limit=0)
+
+    with at_the_commit(publisher, give_up):
+        publish(publisher, message())
+    assert rung(idle)
+    assert len(claim(idle, limit=2)) == 1
+
+
+def test_a_full_claim_passes_on_a_ring_that_came_before_it_asked_for_no_more(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that is for is not committed, so a look for what is left does not tell."""
+    publisher, usual = rung_before_the_commit(open_broker)
+    idle = waiting(open_broker(), "photos")
+    disarm = usual._bells.disarm
+
+    def disarming(*arguments: Any) -> None:
+        with at_the_commit(publisher, lambda: disarm(*arguments)):
+            publish(publisher, message())
+
     publish(publisher, message())
-    assert len(claim(usual, limit=2)) == 1
+    monkeypatch.setattr(usual._bells, "disarm", disarming)
+    assert len(claim(usual, limit=1)) == 1
+    assert rung(idle)
+    assert len(claim(idle, limit=2)) == 1
+
+
+def test_what_is_published_while_a_rung_claim_arms_its_bell_is_found(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks no second time, so it arms before it looks."""
+    publisher, usual = rung_before_the_commit(open_broker)
+    arm = usual._bells.arm
+
+    def arming(queues: Sequence[str]) -> bool:
+        publish(open_broker(), message())
+        return arm(queues)
+
+    publish(publisher, message())
+    monkeypatch.setattr(usual._bells, "arm", arming)
+    assert len(claim(usual, limit=3)) == 2
+
+
+def test_a_publish_that_is_undone_may_wake_and_leaves_nobody_deaf(open_broker: Open) -> None:
+    publisher, usual = rung_before_the_commit(open_broker)
     publisher._db.connection.set_commit_hook(lambda: True)
     with pytest.raises(BrokerError):
         publisher.publish([message()])

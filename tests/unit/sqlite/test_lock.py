@@ -18,18 +18,13 @@ from dibs.message import Ack, Settlement
 from dibs.testing.making import claim, claim_one, message, publish
 from tests.unit.alarm import raising_alarm
 from tests.unit.sqlite.children import child, stop_inside_a_commit
-from tests.unit.sqlite.conftest import Open
+from tests.unit.sqlite.conftest import Open, is_queued
 
 
 def await_queue(path: Path) -> None:
-    """Return when somebody holds the turn, so stands first in the queue."""
-    fd = os.open(path.with_name(path.name + "-turn"), os.O_RDWR)
-    try:
-        while True:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(fd, fcntl.LOCK_UN)
-    except BlockingIOError:
-        os.close(fd)
+    """Return when somebody stands in the queue."""
+    while not is_queued(path):
+        pass
 
 
 def test_a_process_stopped_inside_a_commit_is_named_and_stops_nobody_once_dead(

@@ -137,21 +137,21 @@ class SqliteBroker(contract.Broker):
         # Who rang is still at its commit: it costs no time to arm here, and spares another look.
         armed = rung and limit > 0 and self._bells.arm(queues)
         found = self._claimed(queues, limit, rung)
+        self._bells.owed = False
         if len(found.leases) == limit < asked:
             return contract.Claim(found.leases, 0)
         if len(found.leases) < limit and not armed and self._bells.arm(queues):
             # Looked again once it is armed: what was published in between has rung nobody.
             return contract.Claim(found.leases, 0) if found.leases else self._claimed(queues, limit)
         if len(found.leases) == limit:
-            self._bells.disarm(queues)
-            self._wake_next(queues)
+            self._bells.disarm(queues, rung and not limit, partial(self._left, queues))
         return found
 
-    def _wake_next(self, queues: Sequence[str]) -> None:
-        if self._bells.waiting():
-            # The leases are committed: they must get out.
-            with contextlib.suppress(BrokerError), self._db.reading():
-                self._bells.ring(self._look(queues)[1])
+    def _left(self, queues: Sequence[str]) -> list[str]:
+        # The leases are committed: they must get out.
+        with contextlib.suppress(BrokerError), self._db.reading():
+            return self._look(queues)[1]
+        return []
 
     @property
     def _at_once(self) -> int:
