@@ -2,8 +2,9 @@
 
 A producer commits a row and writes a byte into a FIFO; `pump` waits for it, claims in a transaction
 and sends the rows through a socket pair; `runner`, an event loop, notes when they arrive. There is
-no lock file, no registry of who waits, no bookkeeping. Called by the figure `latency`, as processes
-of their own: `python -m benchmarks.chain pump FILE FIFO`.
+no lock file, no registry of who waits, no bookkeeping; and one step comes after the other, where
+dibs has the worker wake up during the producer's commit. Called by the figure `latency`, as
+processes of their own: `python -m benchmarks.chain pump FILE FIFO`.
 """
 
 import asyncio

@@ -33,7 +33,7 @@ def run(
         harm = scenario.harm(field, size)
         heal_seconds = field.heal_seconds()
         field.finish()
-        found = judge(field, harm, heal_seconds, size.grace_seconds)
+        found = judge(field, harm, scenario.severs, heal_seconds, size.grace_seconds)
         if not found.good:
             print(field.texts())
             print(f"seed {field.seed}: {found}")

@@ -47,12 +47,13 @@ SHORT = Size(
 class Scenario(Struct, frozen=True):
     """A kind of harm, and whether it is done on the network, or to a server.
 
-    `harm` returns how often it was done.
+    `harm` returns how often it was done. `severs`: it may come between a publish and its confirm.
     """
 
     what: str
     harm: Callable[[Field, Size], int]
     network: bool = True
+    severs: bool = True
 
 
 def restart_server(field: Field, size: Size) -> int:
@@ -123,8 +124,10 @@ def _suffer(field: Field, size: Size, faults: Faults) -> int:
 SCENARIOS = {
     "restart": Scenario("server ended and started again", restart_server),
     "kill": Scenario("worker killed", kill_workers, network=False),
-    "pause": Scenario("worker stopped for three visibility timeouts", stop_worker, network=False),
-    "lost-ack": Scenario("each tenth ack's reply lost", lose_acks),
+    "pause": Scenario(
+        "worker stopped for three visibility timeouts", stop_worker, network=False, severs=False
+    ),
+    "lost-ack": Scenario("each tenth ack's reply lost", lose_acks, severs=False),
     "lost-confirm": Scenario("each tenth publish's confirm lost", lose_confirms),
     "reset": Scenario("reset at random bytes", reset_at_random),
     "black-hole": Scenario("black hole", swallow_all),

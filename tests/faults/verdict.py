@@ -75,8 +75,10 @@ def line(ground: str, scenario: str, found: Verdict) -> tuple[str, ...]:
     )
 
 
-def judge(field: Field, harm: int, heal_seconds: float, grace_seconds: float) -> Verdict:
-    """Hold the history of a run to the rules."""
+def judge(
+    field: Field, harm: int, severs: bool, heal_seconds: float, grace_seconds: float
+) -> Verdict:
+    """Hold the history of a run to the rules; `severs` is that of its scenario."""
     load = field.load
     assert load is not None
     events = field.events
@@ -86,7 +88,7 @@ def judge(field: Field, harm: int, heal_seconds: float, grace_seconds: float) ->
     done = {event.job for event in events if event.op == "ack" and event.type == "ok"}
     lost = (load.confirmed - acked - dead) | (done - counts.keys())
     again = _stored_again(events)
-    if not field.capabilities.leases_outlive and field.network.traffic.lost_replies:
+    if severs and not field.capabilities.leases_outlive:
         again |= _copied(events)
     aside = _aside(field, events, again)
     held = History([event for event in events if event.job not in aside])

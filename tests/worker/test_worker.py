@@ -188,6 +188,9 @@ def test_a_stop_at_any_moment_of_the_start_ends_in_order(scene: Scene) -> None:
         known = catches(worker.pid, signal.SIGTERM)
         assert worker.stop(5) in ((0,) if known else (0, -signal.SIGTERM)), worker.text
         assert "Traceback" not in worker.text
+    worker = scene.worker("--processes", "1", ready=False)
+    until(lambda: catches(worker.pid, signal.SIGTERM), "it knows the signal")
+    assert worker.stop(5) == 0
     scene.drain()
     assert set(scene.runs("end")) == set(range(500))
     assert {note.attempt for note in scene.notes()} == {1}

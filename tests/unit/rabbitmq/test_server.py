@@ -4,10 +4,11 @@ import json
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -142,12 +143,41 @@ def test_a_new_queue_that_takes_longer_than_a_call_is_waited_for_by_the_next(
     assert bounded(lambda: broker.publish([message()])) == [Stored()]
 
 
-def test_a_user_who_may_make_no_queues_is_refused_and_told_so(server: Server, url: str) -> None:
+def test_a_new_queue_is_waited_for_anew_over_another_connection(
+    open_one: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may have been killed in between, and have forgotten it."""
+    monkeypatch.setattr(post, "WRITTEN_SECONDS", 1.0)
+    broker = open_one()
+    with ThreadPoolExecutor(1) as aside:
+        first = aside.submit(bounded, lambda: broker.publish([message()]))
+        until(lambda: broker._post._unwritten, "the queue is made")
+        made_at = time.monotonic()
+        assert broker._press is not None
+        with socket.socket(fileno=os.dup(broker._press.fileno())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+        assert isinstance(first.result(), BrokerUnavailable)
+    until(lambda: time.monotonic() > made_at + 1.0, "the first wait would be over")
+    began = time.monotonic()
+    assert broker.publish([message()]) == [Stored()]
+    assert time.monotonic() - began >= 1.0
+
+
+def test_a_user_without_a_right_is_refused_and_not_waited_for(
+    server: Server, url: str, open_one: Open
+) -> None:
+    """No worker gets a right by trying again. In turn: to configure, to write, to read."""
+    publish(open_one(), message())
     server.control("add_user", "shy", "secret")
-    server.control("set_permissions", "shy", "^$", ".*", ".*")
     shy = url.replace("guest:guest", "shy:secret")
-    with pytest.raises(BrokerRefused, match="make no queue"):
-        open_url(shy, clock=SystemClock(), worker_id=os.urandom(16))
+    for missing in range(3):
+        rights = ["^$" if place == missing else ".*" for place in range(3)]
+        server.control("set_permissions", "shy", *rights)
+        with (
+            pytest.raises(BrokerRefused, match=r"ACCESS_REFUSED.*give it the rights of docs"),
+            closing(open_url(shy, clock=SystemClock(), worker_id=os.urandom(16))) as broker,
+        ):
+            claim(broker)
 
 
 def test_rule_09_leases_of_a_lost_connection_settle_nothing_and_harm_nobody(

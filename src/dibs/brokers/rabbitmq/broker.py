@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from dibs.alike import runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.rabbitmq.inspector import RabbitInspector
 from dibs.clock import Clock
-from dibs.errors import BrokerFull, BrokerUnavailable
+from dibs.errors import BrokerFull, BrokerRefused, BrokerUnavailable
 from dibs.message import Ack, DeadLetter, Lease, Message, Release, Result, Settlement
 from dibs.wires.amqp import letters
 from dibs.wires.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address
@@ -30,6 +30,7 @@ from dibs.wires.amqp.wire import Blocked, Limit, TooLate, Wire
 
 _BATCH = 2_000
 _LOST = (AMQPError, TooLate, OSError)
+_ACCESS_REFUSED = 403
 _HEARTBEAT_SECONDS = 10
 _SHORTEST_CALL_SECONDS = 0.5
 W = TypeVar("W", bound=Wire)
@@ -113,7 +114,7 @@ class RabbitBroker(contract.Broker):
                 if self._publishing().blocked:
                     raise Blocked("the server is out of memory or disk")
                 sheets = [self._first(message, wall_ms) for message in fit]
-                fates = self._post.send(self._publishing(), sheets)
+                fates = self._post.send(self._publishing(), sheets, patient=True)
         if fates and fates.count("refused") == len(fates):
             raise BrokerFull(f"{self.url} takes no more: a policy limits the queue")
         told = iter(fates)
@@ -224,6 +225,13 @@ class RabbitBroker(contract.Broker):
             yield
         except Blocked as full:
             raise BrokerFull(f"{self.url} takes no messages: {full}") from full
+        except ChannelClosedByBroker as closed:
+            if closed.reply_code != _ACCESS_REFUSED:
+                raise BrokerUnavailable(f"{self.url}: {closed}") from closed
+            raise BrokerRefused(
+                f"{self.url}: the server lets this user not do that ({closed.reply_text}): give it"
+                " the rights of docs/rabbitmq.md, Operations"
+            ) from closed
         except _LOST as lost:
             raise BrokerUnavailable(f"{self.url}: {str(lost) or type(lost).__name__}") from lost
 

@@ -85,7 +85,7 @@ class Intake:
 
     def replace(self, inbox: Inbox, copies: Mapping[int, Sheet]) -> list[int]:
         """Store copies, then end what they are copies of; return the tags of those."""
-        fates = self._post.send(self._press(), list(copies.values()))
+        fates = self._post.send(self._press(), list(copies.values()), patient=False)
         stored = [tag for tag, fate in zip(copies, fates, strict=True) if fate == "stored"]
         inbox.acknowledge(stored)
         return stored

@@ -11,7 +11,7 @@ by a message that the queue refuses: `PREFIX.store` (the store was made), `PREFI
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.spec import BasicProperties
@@ -19,12 +19,11 @@ from pika.spec import BasicProperties
 from dibs.errors import BrokerRefused
 from dibs.wires.amqp.ladder import Ladder, Rung
 from dibs.wires.amqp.press import Fate, Press, Sheet
-from dibs.wires.amqp.wire import TooLate
+from dibs.wires.amqp.wire import Blocked, TooLate
 
 WRITTEN_SECONDS = 2.5
 """RabbitMQ 3 writes down within two seconds that there is a new quorum queue. Killed before that it
-forgets the queue and all that is in it: until then nothing is published to a new one (law 1). One
-that somebody deleted, and that is made again, is not waited for: who needs it may hold leases."""
+forgets the queue and all that is in it: until then nothing is published to a new one (law 1)."""
 
 MARK: dict[str, object] = {"x-max-length": 0, "x-overflow": "reject-publish"}
 """Arguments of a queue that says something by being there: it refuses every message."""
@@ -36,7 +35,6 @@ KEEPING: dict[str, object] = {
 }
 PERSISTENT = b"".join(BasicProperties(delivery_mode=2).encode())
 _PASSING = b"".join(BasicProperties(delivery_mode=1).encode())
-_ACCESS_REFUSED = 403
 _PRECONDITION_FAILED = 406
 
 
@@ -50,16 +48,23 @@ class Post:
         self._made: set[str] = set()
         self._paused: list[str] = []
         self._watched: dict[str, Press] = {}
+        self._press: Press | None = None
         self._unwritten: dict[str, float] = {}
-        """Queues that were made here and are not noted yet, and when: a wait goes on where the call
-        before this one, whose time was over, has left it."""
+        """What was made over this connection and may not be written down yet, and when: a wait goes
+        on where the call before this one, whose time was over, has left it."""
 
     def name(self, kind: str, queue: str) -> str:
         """Return the name of a queue of ours on the server."""
         return f"{self.prefix}.{kind}.{queue}"
 
     def found_store(self, press: Press) -> bool:
-        """Make the store if it is not there; say whether it was, or nobody can tell for now."""
+        """Make the store if it is not there; say whether it was, or nobody can tell for now.
+
+        What was made over another connection is forgotten: a server that was killed may have, too.
+        """
+        self._press = press
+        self._made.clear()
+        self._unwritten.clear()
         if self.are_there(press, [f"{self.prefix}.store"]) == [True] or press.blocked:
             return True
         self.make(press, f"{self.prefix}.queues", KEEPING)
@@ -81,6 +86,7 @@ class Post:
 
         What a name is noted of, and what was made before it, can be relied on by everybody.
         """
+        self._meet(press)
         names, store = f"{self.prefix}.names", f"{self.prefix}.store"
         known = self.are_there(press, queues, names)
         new = [queue for queue, noted in zip(queues, known, strict=True) if not noted]
@@ -88,12 +94,11 @@ class Post:
             self.make(press, self.name("q", queue), KEEPING)
         for queue in new:
             self.dead(press, queue)
-            self._unwritten.setdefault(queue, time.monotonic())
+            self._unwritten.setdefault(self.name("q", queue), time.monotonic())
         for queue in new:
-            press.linger(self._unwritten[queue] + WRITTEN_SECONDS)
+            self._await(press, {self.name("q", queue)})
             press.print([Sheet("", f"{self.prefix}.queues", PERSISTENT, queue.encode())])
             press.ask("queue_bind", queue=store, exchange=names, routing_key=queue)
-            del self._unwritten[queue]
 
     def paused(self, press: Press, queues: Sequence[str]) -> list[str]:
         """Return which of `queues` are paused, and have the resuming of each be heard on `press`.
@@ -126,6 +131,7 @@ class Post:
 
     def dead(self, press: Press, queue: str) -> str:
         """Return the queue of dead letters of `queue`."""
+        self._meet(press)
         name = self.name("dead", queue)
         if name not in self._made:
             self.make(press, name, KEEPING)
@@ -133,29 +139,42 @@ class Post:
 
     def rung(self, press: Press, wait_ms: int) -> tuple[str, int | None]:
         """Return the exchange that delays a message, and when it must have left at the latest."""
+        self._meet(press)
         rung, expires_ms = self.ladder.rung(wait_ms)
         if rung.name not in self._made:
             self._make_rung(press, rung)
         return rung.name, expires_ms
 
-    def send(self, press: Press, sheets: Sequence[Sheet]) -> list[Fate]:
+    def send(self, press: Press, sheets: Sequence[Sheet], *, patient: bool) -> list[Fate]:
         """Publish; what has no queue any more, because somebody deleted it, is given one.
 
+        `patient`: wait until that is written down. Whose leases would run out meanwhile does not.
+
         Raises:
-            BrokerRefused, AMQPError, TooLate: none can be made, and nothing was stored.
+            BrokerRefused, Blocked, AMQPError, TooLate: nothing was stored.
         """
+        self._meet(press)
+        if patient and self._unwritten:
+            self._await(press, _places(sheets))
         fates = press.print(sheets)
         lost = [index for index, fate in enumerate(fates) if fate == "unroutable"]
         if lost and press.why is None:
+            again = [sheets[index] for index in lost]
             try:
-                self._make_again(press, [sheets[index] for index in lost])
-            except (BrokerRefused, AMQPError, TooLate):
+                self._make_again(press, again)
+                if patient:
+                    self._await(press, _places(again))
+            except (BrokerRefused, Blocked, AMQPError, TooLate):
                 if len(lost) == len(sheets):
                     raise
                 return fates
-            for index, fate in zip(lost, press.print([sheets[i] for i in lost]), strict=True):
+            for index, fate in zip(lost, press.print(again), strict=True):
                 fates[index] = fate
         return fates
+
+    def _meet(self, press: Press) -> None:
+        if self._press is not press:
+            self.found_store(press)
 
     def _make_again(self, press: Press, lost: Sequence[Sheet]) -> None:
         self._made.clear()
@@ -165,6 +184,13 @@ class Post:
         for rung in self.ladder.rungs:
             if rung.name in exchanges:
                 self._make_rung(press, rung)
+        self._unwritten |= dict.fromkeys(_places(lost), time.monotonic())
+
+    def _await(self, press: Press, places: Set[str]) -> None:
+        """Wait until these are written down, of those that were made just now."""
+        for place in self._unwritten.keys() & places:
+            press.linger(self._unwritten[place] + WRITTEN_SECONDS)
+            del self._unwritten[place]
 
     def _make_rung(self, press: Press, rung: Rung) -> None:
         self.make(press, rung.name, rung.arguments)
@@ -175,16 +201,11 @@ class Post:
         """Make a queue of the server, if it is not there.
 
         Raises:
-            BrokerRefused: there is one of that name, made otherwise, or this user may make none.
+            BrokerRefused: there is one of that name, made otherwise.
         """
         try:
             press.ask("queue_declare", queue=name, durable=True, arguments=arguments)
         except ChannelClosedByBroker as closed:
-            if closed.reply_code == _ACCESS_REFUSED:
-                raise BrokerRefused(
-                    f"the server lets this user make no queue `{name}` ({closed.reply_text}): give"
-                    " it the rights of docs/rabbitmq.md, Operations"
-                ) from closed
             if closed.reply_code != _PRECONDITION_FAILED:
                 raise
             raise BrokerRefused(
@@ -192,6 +213,11 @@ class Post:
                 " delete it, or choose another `?prefix=`"
             ) from closed
         self._made.add(name)
+
+
+def _places(sheets: Sequence[Sheet]) -> set[str]:
+    """Return what must be there for these to arrive: queues, and rungs of the ladder."""
+    return {place for sheet in sheets for place in (sheet.exchange, sheet.key)}
 
 
 def _nobody(*_: object) -> None:

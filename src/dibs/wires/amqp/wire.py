@@ -119,14 +119,16 @@ class Wire(Connection):
         """Hear the server until a moment of the monotonic clock.
 
         Raises:
-            TooLate: the limit is over before, and the connection is given up.
+            TooLate: the limit is over before. Nothing is waited for, so the connection stays.
             AMQPError: the connection or its channel has ended.
         """
         while (rest := until - time.monotonic()) > 0:
-            self.wait_for_more(rest)
+            if (left := self.limit.left()) <= 0:
+                raise TooLate("a new queue is not written down yet")
+            self.step(min(left, rest))
 
-    def wait_for_more(self, seconds: float = float("inf")) -> None:
-        """Step once, waiting `seconds` at most for what comes next.
+    def wait_for_more(self) -> None:
+        """Step once, waiting for what comes next.
 
         Raises:
             TooLate: the limit is over, and the connection is given up.
@@ -135,7 +137,7 @@ class Wire(Connection):
         left = self.limit.left()
         if left <= 0:
             self.end(TooLate(f"no answer within {self.limit.seconds:g} s"))
-        self.step(min(left, seconds))
+        self.step(left)
 
     def step(self, seconds: float = 0) -> None:
         """Send what can be sent and take what has come, waiting `seconds` at most for either.

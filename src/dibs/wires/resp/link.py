@@ -210,4 +210,5 @@ class Link:
         kind = str(answer).partition(" ")[0]
         if kind in ("READONLY", "MASTERDOWN"):
             self.close()  # the address may lead to another server by now
-        raise KINDS.get(kind, BrokerError)(f"{self.address.shown}: {answer}")
+        way = ": give it the rights of docs/redis.md, Rights" if kind == "NOPERM" else ""
+        raise KINDS.get(kind, BrokerError)(f"{self.address.shown}: {answer}{way}")
