@@ -1,5 +1,7 @@
-"""How long hypothesis searches: by default a little, with `--hypothesis-profile thorough` a lot."""
+"""How long hypothesis searches, by default a little, with `--hypothesis-profile thorough` a lot; and
+how many processes the tests run in."""
 
+import os
 import signal
 
 from hypothesis import settings
@@ -15,3 +17,8 @@ settings.load_profile("quick")
 for kind in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(kind) is signal.SIG_IGN:
         signal.signal(kind, signal.SIG_DFL)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one more than there are cores: for half of its time a test waits."""
+    return (os.cpu_count() or 1) + 1
