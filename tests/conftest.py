@@ -1,5 +1,7 @@
-"""How long hypothesis searches, by default a little, with `--hypothesis-profile thorough` a lot; and
-how many processes the tests run in."""
+"""How long hypothesis searches, and how many processes the tests run in.
+
+By default it searches a little; with `--hypothesis-profile thorough` a lot.
+"""
 
 import os
 import signal
