@@ -21,6 +21,7 @@ def open_url(url: str, *, clock: Clock, worker_id: bytes) -> Broker:
     Raises:
         UrlError: it cannot be read.
         BrokerUnavailable: the server cannot be reached, or does not let us in.
+        BrokerRefused: this user lacks a right, or a queue is there that was made otherwise.
     """
     return RabbitBroker(address_of(url), clock=clock, worker_id=worker_id)
 
@@ -40,6 +41,7 @@ def open_rabbitmq(
     Raises:
         OptionError: `prefix` is not 1 to 100 of A-Z a-z 0-9 _ . -
         BrokerUnavailable: the server cannot be reached, or does not let us in.
+        BrokerRefused: this user lacks a right, or a queue is there that was made otherwise.
     """
     address = Address(parameters, prefix, consumer_timeout)
     return RabbitBroker(address, clock=clock, worker_id=worker_id)

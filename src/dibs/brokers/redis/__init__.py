@@ -21,6 +21,7 @@ def open_url(url: str, *, clock: Clock, worker_id: bytes) -> Broker:
         UrlError: it cannot be read.
         OptionError: its prefix cannot be one.
         BrokerUnavailable: the server cannot be reached.
+        BrokerRefused: this user lacks a right.
     """
     address, options = address_of(url, {"prefix": "dibs"})
     return RedisBroker(address, options["prefix"], clock=clock, worker_id=worker_id)
@@ -35,5 +36,6 @@ def open_redis(client: Redis, *, clock: Clock, worker_id: bytes, prefix: str = "
     Raises:
         OptionError: `prefix` is not 1 to 100 of A-Z a-z 0-9 _ . -
         BrokerUnavailable: the server cannot be reached.
+        BrokerRefused: this user lacks a right.
     """
     return RedisBroker(address_in(client), prefix, clock=clock, worker_id=worker_id)
