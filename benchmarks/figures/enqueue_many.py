@@ -14,7 +14,7 @@ def measure(context: Context) -> list[Row]:
     """Enqueue beside the bare loop."""
     count = context.jobs(COUNT)
     best = max(BEST_INSERT_BATCHES, key=partial(_bare, count))
-    sides = alternate(context.runs + 2, partial(_real, count), partial(_bare, count, best))
+    sides = alternate(5 * context.runs, partial(_real, count), partial(_bare, count, best))
     note = f"{count:,} jobs of one argument; bare in batches of {best:,}"
     return [
         compared(

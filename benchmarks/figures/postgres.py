@@ -95,7 +95,7 @@ def _real_drain(url: str, jobs: int, *, at_most_jobs: int = 0) -> float:
 
 
 def _bare_drain(url: str, batch: int) -> float:
-    with _opened(url) as broker:
+    with opened(url) as broker:
         done, ack = 0, Ack()
         started = time.perf_counter()
         while leases := broker.claim(["default"], batch).leases:
@@ -132,8 +132,8 @@ def _real_publish(url: str, jobs: int) -> float:
 
 
 def _bare_publish(url: str, jobs: int, batch: int) -> float:
-    batches = [_messages("numbered", min(batch, jobs - at)) for at in range(0, jobs, batch)]
-    with _opened(url) as broker:
+    batches = [made("numbered", min(batch, jobs - at)) for at in range(0, jobs, batch)]
+    with opened(url) as broker:
         started = time.perf_counter()
         for messages in batches:
             broker.publish(messages)
@@ -183,20 +183,22 @@ def _backlog(context: Context, new: Callable[[], str]) -> Row:
 
 def filled(url: str, jobs: int, task: str = "noop_async") -> str:
     """Make the store if it is not there, publish jobs, and return the URL."""
-    with _opened(url) as broker:
+    with opened(url) as broker:
         for at in range(0, jobs, 4_000):
-            broker.publish(_messages(task, min(4_000, jobs - at)))
+            broker.publish(made(task, min(4_000, jobs - at)))
     return url
 
 
-def _messages(task: str, how_many: int) -> Alike:
+def made(task: str, how_many: int) -> Alike:
+    """Return new messages."""
     ids = _ids.take(how_many)
     args = [b'{"number":1}' if task == "numbered" else b"{}"] * how_many
     return Alike(Message(ids[0], "default", task, args[0]), ids, args)
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[Broker]:
+def opened(url: str) -> Iterator[Broker]:
+    """Open the queues there, making the store if there is none."""
     broker = open_url(url, clock=SystemClock(), worker_id=os.urandom(16))
     try:
         broker.declare(["default"])
