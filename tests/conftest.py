@@ -3,10 +3,11 @@
 By default it searches a little; with `--hypothesis-profile thorough` a lot.
 """
 
-import os
 import signal
 
 from hypothesis import settings
+
+from dibs.worker.service import usable_cores
 
 settings.register_profile(
     "quick", max_examples=40, stateful_step_count=30, deadline=None, derandomize=True
@@ -23,4 +24,4 @@ for kind in (signal.SIGINT, signal.SIGHUP):
 
 def pytest_xdist_auto_num_workers() -> int:
     """Return one more than there are cores: for half of its time a test waits."""
-    return (os.cpu_count() or 1) + 1
+    return usable_cores() + 1

@@ -7,18 +7,16 @@ Must never: vacuum or analyse by itself.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from msgspec import Struct
 
-from benchmarks.figures.postgres import made, opened
+from benchmarks.figures.postgres import made, opened, running
 from benchmarks.harness import Context, Row, folder, plain
 from benchmarks.pump import Order
 from benchmarks.workers import working
 from dibs.brokers.contract import Broker
-from tests.servers.postgres import programs, serving
 
 JOBS = 10_000_000
 PARTS = 10
@@ -26,14 +24,15 @@ BATCH = 20_000
 CALL = 4_000
 """Jobs that are published in one call."""
 LONGEST_SECONDS = 60.0
-SETTLED_SECONDS = 1.0
 MEGABYTE = 1 << 20
 
 SIZES = """
 SELECT sum(pg_total_relation_size(relid)), sum(n_dead_tup), sum(autovacuum_count)
 FROM pg_stat_user_tables WHERE schemaname = 'dibs'
 """
+ANY = "SELECT EXISTS (SELECT FROM dibs.message)"
 THERE = "SELECT EXISTS (SELECT FROM dibs.message WHERE id = %s::uuid)"
+"""A job by its id, and about all that came before it. To count them would read the dead rows."""
 
 
 class Part(Struct, frozen=True):
@@ -65,25 +64,24 @@ def measure(context: Context) -> list[Row]:
 def _parts(jobs: int) -> Iterator[Part]:
     batches = jobs // BATCH
     with (
-        _serving() as url,
+        running() as url,
         folder() as place,
         opened(url) as broker,
         psycopg.connect(url, autocommit=True) as looking,
         working(Order(str(place / "queue"), url=url, drain=False)) as worker,
     ):
-        before = b""
+        before = "0" * 32
         for _ in range(PARTS):
             started = time.perf_counter()
             for _ in range(batches):
                 last = _publish(broker)
-                _wait(looking, before)  # so that two batches are there at the most
-                before = last
+                _wait(looking, THERE, before)  # so that two batches are there at the most
+                before = last.hex()
             rate = batches * BATCH / (time.perf_counter() - started)
             row = looking.execute(SIZES).fetchone()
             assert row is not None
             yield Part(rate, *map(int, row))
-        _wait(looking, before)
-        time.sleep(SETTLED_SECONDS)  # the others of the last batch
+        _wait(looking, ANY)
         seen = worker.stop()
     if seen.done != PARTS * batches * BATCH:
         raise RuntimeError(f"{seen.done:,} of {PARTS * batches * BATCH:,} jobs were done")
@@ -97,19 +95,10 @@ def _publish(broker: Broker) -> bytes:
     return jobs.ids[-1]
 
 
-def _wait(looking: "psycopg.Connection[Any]", id: bytes) -> None:
-    """Wait until a job is done, and about all that came before it. To count would read the dead."""
+def _wait(looking: "psycopg.Connection[Any]", question: LiteralString, *about: str) -> None:
+    """Ask every 5 ms until the answer is no."""
     deadline = time.monotonic() + LONGEST_SECONDS
-    while id and looking.execute(THERE, [id.hex()]).fetchone() == (True,):
+    while looking.execute(question, about).fetchone() == (True,):
         if time.monotonic() > deadline:
             raise RuntimeError(f"a batch was not done in {LONGEST_SECONDS:g} s")
         time.sleep(0.005)
-
-
-@contextmanager
-def _serving() -> Iterator[str]:
-    binaries = programs()
-    if binaries is None:
-        raise RuntimeError("PostgreSQL is not installed: apt install postgresql")
-    with serving(binaries, "fsync=on") as server:
-        yield server.url("postgres")

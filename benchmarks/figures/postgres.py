@@ -47,17 +47,24 @@ _schemas = count()
 
 def measure(context: Context) -> list[Row]:
     """Measure all of it on one server."""
-    binaries = programs()
-    if binaries is None:
-        raise RuntimeError("PostgreSQL is not installed: apt install postgresql")
-    with serving(binaries, "fsync=on", "shared_buffers=256MB", "max_wal_size=4GB") as server:
-        new = partial(_new_url, server.url("postgres"))
+    with running("shared_buffers=256MB", "max_wal_size=4GB") as url:
+        new = partial(_new_url, url)
         return [
             *_drain(context, new),
             _enqueue_many(context, new),
             *_start(context, new),
             _backlog(context, new),
         ]
+
+
+@contextmanager
+def running(*settings: str) -> Iterator[str]:
+    """Start a server whose commits are on its disk; yield its URL, and end it."""
+    binaries = programs()
+    if binaries is None:
+        raise RuntimeError("PostgreSQL is not installed: apt install postgresql")
+    with serving(binaries, "fsync=on", *settings) as server:
+        yield server.url("postgres")
 
 
 def _new_url(url: str) -> str:

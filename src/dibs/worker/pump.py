@@ -95,7 +95,7 @@ class Pump:
         if rung:
             self._claim_at = now
         held_before = self.held
-        if not alone:  # to look at all runners takes a tenth of a new job's time to its start
+        if not alone:  # the start of a new job need not wait for a look at every runner
             self._hear(now)
         self._serve_waiting(now)  # before a commit: a suspect waits for no more than the last one
         self.settler.settle(now, len(self.leases))

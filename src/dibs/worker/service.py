@@ -109,7 +109,7 @@ class Service:
         tasks: dict[str, TaskInfo] = {info.name: info for info in hello.tasks}
         queues = queues_of(self._plan, hello)
         _check_capabilities([info for info in hello.tasks if info.queue in queues], broker)
-        is_ready = self._declare(broker, queues, changed)
+        is_ready = self._prepare(broker, queues, changed)
         pump = Pump(
             broker=broker,
             queues=queues,
@@ -138,7 +138,7 @@ class Service:
             member.runner.close()
         self._wake.close()
 
-    def _declare(
+    def _prepare(
         self, broker: Broker, queues: Sequence[str], changed: Callable[[], bool] | None
     ) -> bool:
         """Make the queues, and hang up the bell; say whether that is done, or the worker is to end.

@@ -225,14 +225,12 @@ class RabbitBroker(contract.Broker):
             yield
         except Blocked as full:
             raise BrokerFull(f"{self.url} takes no messages: {full}") from full
-        except ChannelClosedByBroker as closed:
-            if closed.reply_code != _ACCESS_REFUSED:
-                raise BrokerUnavailable(f"{self.url}: {closed}") from closed
-            raise BrokerRefused(
-                f"{self.url}: the server lets this user not do that ({closed.reply_text}): give it"
-                " the rights of docs/rabbitmq.md, Operations"
-            ) from closed
         except _LOST as lost:
+            if isinstance(lost, ChannelClosedByBroker) and lost.reply_code == _ACCESS_REFUSED:
+                raise BrokerRefused(
+                    f"{self.url}: the server lets this user not do that ({lost.reply_text}): give"
+                    " it the rights of docs/rabbitmq.md, Operations"
+                ) from lost
             raise BrokerUnavailable(f"{self.url}: {str(lost) or type(lost).__name__}") from lost
 
     def _declare(self, queues: Sequence[str]) -> None:
