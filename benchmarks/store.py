@@ -16,7 +16,7 @@ from dibs.brokers import sqlite
 from dibs.brokers.contract import Broker
 from dibs.brokers.sqlite import open_sqlite
 from dibs.clock import SystemClock, system_randomness
-from dibs.local.arrays import integers, packed
+from dibs.local.arrays import blobs, integers
 from dibs.local.database import Database
 from dibs.message import Message
 from dibs.producer.ids import Ids
@@ -60,7 +60,7 @@ def values(start: int, stop: int) -> list[Any]:
     args = [b'{"number":%d}' % number for number in range(start, stop)]
     ids = b"".join(_ids.new() for _ in args)
     shared = ["numbered", 0, 0, 30_000, 900_000, 5, 3, 10, None, 1, None]
-    return [shared, ids, *packed(args), len(args)]
+    return [shared, ids, blobs(args), len(args)]
 
 
 class Bare:
@@ -103,15 +103,15 @@ class Bare:
         self.run("forget", held)
         if result is not None:
             ids = b"".join([row[0] for row in found])
-            self.run("keep_results", ids, *packed([result] * len(found)), 1 << 42)
+            self.run("keep_results", ids, blobs([result] * len(found)), 1 << 42)
         self.commit()
 
     def store(self, values: list[Any]) -> None:
         """Insert prepared messages in a transaction."""
-        shared, ids, args, places, count = values
+        shared, ids, args, count = values
         now = time.time_ns() // 1_000_000
         self.begin()
-        self.run("insert", self.queue, *shared, now, ids, args, places)
+        self.run("insert", self.queue, *shared, now, ids, args)
         last = self.connection.last_insert_rowid()
         self.run("make_ready", last - count + 1, last, now)
         self.commit()

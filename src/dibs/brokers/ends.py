@@ -19,11 +19,13 @@ class Acks(Struct):
     """The acknowledgements of a batch.
 
     `receipts` are by fence: leases of one fence are ended by one comparison. `results` are the ids
-    and values of what is to be kept, by the milliseconds for which it is. `count` is of all.
+    and values of what is to be kept, by the milliseconds for which it is, and `ends` are the ids of
+    what is to be kept without a value. `count` is of all.
     """
 
     receipts: dict[int, list[int | str]]
-    results: dict[int, tuple[list[bytes], list[bytes | None]]]
+    results: dict[int, tuple[list[bytes], list[bytes]]]
+    ends: dict[int, list[bytes]]
     count: int
 
 
@@ -42,7 +44,8 @@ def kept_under(id: bytes, ack: Ack) -> list[tuple[bytes, int]]:
 def acks_of(settlements: Iterable[Settlement]) -> Acks:
     """Sort out the acknowledgements."""
     receipts: dict[int, list[int | str]] = {}
-    results: dict[int, tuple[list[bytes], list[bytes | None]]] = {}
+    results: dict[int, tuple[list[bytes], list[bytes]]] = {}
+    ends: dict[int, list[bytes]] = {}
     for settlement in settlements:
         lease, outcome = settlement.lease, settlement.outcome
         if type(outcome) is Ack:
@@ -51,11 +54,15 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
                 own = lease.message.id
                 # Results come by the hundred thousand, and few have a record: spared a call.
                 kept = kept_under(own, outcome) if outcome.record else [(own, outcome.keep_ms)]
-                for id, keep_ms in kept:
-                    ids, values = results.setdefault(keep_ms, ([], []))
-                    ids.append(id)
-                    values.append(outcome.result)
-    return Acks(receipts, results, sum(map(len, receipts.values())))
+                for id, asked_ms in kept:
+                    keep_ms = min(asked_ms, MAX_DURATION_MS)
+                    if outcome.result is None:
+                        ends.setdefault(keep_ms, []).append(id)
+                    else:
+                        ids, values = results.setdefault(keep_ms, ([], []))
+                        ids.append(id)
+                        values.append(outcome.result)
+    return Acks(receipts, results, ends, sum(map(len, receipts.values())))
 
 
 def other_end(lease: Lease, outcome: Nack | DeadLetter | Release, now_ms: int) -> dict[str, Any]:

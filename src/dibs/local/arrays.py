@@ -4,12 +4,10 @@ Must never: know what the values mean. Called by: brokers that are files.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from apsw import carray
-
-NULL = -1
 
 
 def integers(values: Iterable[Any]) -> Any:
@@ -20,18 +18,6 @@ def integers(values: Iterable[Any]) -> Any:
     return carray(array("q", [0, *values]))
 
 
-def packed(values: Sequence[bytes | None]) -> tuple[bytes, Any]:
-    """Return `values` as one long value, and an array of where each lies in it.
-
-    A place is offset << 32 | size, or `NULL` for None.
-    """
-    places, parts, offset = array("q"), [], 0
-    for value in values:
-        if value is None:
-            places.append(NULL)
-            continue
-        parts.append(value)
-        places.append(offset << 32 | len(value))
-        offset += len(value)
-    parts.append(b".")  # a part of an empty value would be NULL
-    return b"".join(parts), carray(places)
+def blobs(values: Iterable[bytes]) -> Any:
+    """Return values of bytes, one at the least, to bind as an array."""
+    return carray(tuple(values))

@@ -12,11 +12,11 @@ import threading
 
 from dibs.local.fork import drop_in_child
 
-PROMPT_SECONDS = 0.000_05
+PROMPT_SECONDS = 0.000_01
 
 
 class PromptInterpreter:
-    """Has this process's other threads give way within a twentieth of a millisecond."""
+    """Has this process's other threads give way at once, that is within the timer's leeway."""
 
     def __init__(self) -> None:
         self._usual = sys.getswitchinterval()

@@ -16,13 +16,13 @@ from apsw import carray
 
 from dibs.alike import Alike
 from dibs.brokers import checks, contract
-from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import APPLIED, STORED, UNKNOWN
 from dibs.brokers.ends import Acks, acks_of, other_end
 from dibs.brokers.sqlite.inspector import SqliteInspector, result_of
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, PublishUnknown
-from dibs.local.arrays import integers, packed
+from dibs.local.arrays import blobs, integers
 from dibs.local.bells import Bells
 from dibs.local.database import Database, Undo
 from dibs.local.disk import beside
@@ -273,10 +273,12 @@ class SqliteBroker(contract.Broker):
     def _keep(self, acks: Acks) -> None:
         now = self._clock.wall_ms()
         for keep_ms, (ids, values) in acks.results.items():
-            until = now + min(keep_ms, MAX_DURATION_MS)
-            self._run("keep_results", b"".join(ids), *packed(values), until)
+            self._run("keep_results", b"".join(ids), blobs(values), now + keep_ms)
+        for keep_ms, ids in acks.ends.items():
+            self._run("keep_ends", blobs(ids), now + keep_ms)
+        if acks.results or acks.ends:
             # Here too: where there is always work, no moment is idle, and results would pile up.
-            self._run("prune_results", now, 2 * len(ids))
+            self._run("prune_results", now, 4 * acks.count)
 
     def _revived(self, lease: Lease) -> int | None:
         """Take a message whose lease ran out off its queue, and return the queue's number."""
@@ -351,8 +353,7 @@ class SqliteBroker(contract.Broker):
 
     def _added(self, queue: str) -> int:
         self._run("add_queue", queue)
-        ((_, number),) = self._run("queue_number", queue)
-        return int(number)
+        return int(self._run("queue_number", queue)[0][1])
 
     def _has_expired(self) -> bool:
         boot = self._clock.boot_ms()
@@ -379,5 +380,4 @@ def _insert(run: Alike, now: int) -> tuple[str, list[Any]]:
     """
     pattern = run.pattern
     headers = json.dumps(pattern.headers) if pattern.headers else None
-    values = [*_shared(pattern), headers, now, b"".join(run.ids), *packed(run.args)]
-    return pattern.queue, values
+    return pattern.queue, [*_shared(pattern), headers, now, b"".join(run.ids), blobs(run.args)]

@@ -1,13 +1,13 @@
--- Storing messages that differ in id and arguments only. Either is one long value, and an element of
--- the array is a place among the arguments, offset << 32 | size: so a batch is one statement, which
--- runs without the interpreter's lock from the first row to the last while more is being encoded.
+-- Storing messages that differ in id and arguments only. The ids are one long value, the arguments an
+-- array: so a batch is one statement, which runs without the interpreter's lock from the first row to
+-- the last while more is being encoded.
 
 -- :: insert
 INSERT INTO message(queue, task, due_ms, priority, visibility_timeout_ms, timeout_ms, max_attempts,
   max_crashes, max_lost, unique_key, version, headers, since_ms, id, args)
 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-  substr(?14, 16 * rowid - 15, 16), substr(?15, 1 + (value >> 32), value & 0xffffffff)
-FROM carray(?16) WHERE true
+  substr(?14, 16 * rowid - 15, 16), value
+FROM carray(?15) WHERE true
 ON CONFLICT DO NOTHING
 
 -- :: make_ready

@@ -22,12 +22,12 @@ DELETE FROM message WHERE seq IN (SELECT value FROM carray(?))
 -- :: forget_attempts
 DELETE FROM attempt WHERE seq IN (SELECT value FROM carray(?))
 
--- Ids and values are packed as in publish.sql; a place of -1 is no value.
+-- Ids and values are as in publish.sql.
 -- :: keep_results
-INSERT OR REPLACE INTO result
-SELECT substr(?1, 16 * rowid - 15, 16),
-  CASE WHEN value >= 0 THEN substr(?2, 1 + (value >> 32), value & 0xffffffff) END, ?4
-FROM carray(?3)
+INSERT OR REPLACE INTO result SELECT substr(?1, 16 * rowid - 15, 16), value, ?3 FROM carray(?2)
+
+-- :: keep_ends
+INSERT OR REPLACE INTO result SELECT value, NULL, ?2 FROM carray(?1)
 
 -- Every other end of a lease. A dead letter has a :reason; what is given back has no :error.
 -- :: end_otherwise
