@@ -445,6 +445,20 @@ def test_quick_jobs_are_given_ahead_and_taken_back_when_the_runner_falls_silent(
     assert runner.withdrawals() == 1
 
 
+def test_what_a_runner_may_hold_comes_in_halves_so_that_it_works_while_the_pump_does() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(500))
+    runner = stage.runners[0]
+    stage.tick()
+    runner.start()
+    runner.finish(*runner.at)  # four in a millisecond: eighty in the time that is given ahead
+    held = []
+    for _ in range(3):
+        stage.tick()
+        held.append(len(runner.queued))
+    assert held == [42, 84, 84]
+
+
 def test_stopping_claims_nothing_and_takes_back_what_waits() -> None:
     stage = Stage(PLAIN, HEAVY)
     publish(stage.producer, *messages(2), *messages(4, queue="videos", task="transcode"))

@@ -57,13 +57,16 @@ class Member:
         self.pace = Pace()
 
     def room(self, now: float) -> int:
-        """Return how many more jobs it may be given."""
+        """Return how many more jobs it may be given at once."""
         if not self.ready or self.condemned_at is not None:
             return 0
         if self.probe_at is not None:
             return int(now >= self.probe_at and self.outstanding < self.runner.slots)
-        ahead = 0 if self.solo else self.pace.ahead(now)
-        return max(0, self.runner.slots + ahead - self.outstanding)
+        slots = self.runner.slots
+        most = slots + (0 if self.solo else self.pace.ahead(now))
+        # Half at a time: it works on one half while the pump settles and claims the other. With the
+        # whole, each of the two would wait for the other, in turn (benchmarks: `drain`).
+        return max(0, min(most - self.outstanding, max(slots, most // 2)))
 
     def give(self, start: Start, now: float) -> None:
         """Hand over jobs."""
