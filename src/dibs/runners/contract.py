@@ -122,7 +122,7 @@ class FrameBuffer:
     def __init__(self) -> None:
         self._bytes = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes | memoryview) -> Iterator[bytes]:
         """Add `data`; yield the bodies that are whole by now."""
         buffer = self._bytes
         buffer += data

@@ -48,6 +48,8 @@ class Host:
         abandoned: Callable[[], None],
     ) -> None:
         self._link = link
+        # One for all: to allocate as much for each frame takes longer than to read a small one.
+        self._received = memoryview(bytearray(_RECEIVE_BYTES))
         self._tasks = tasks
         self._abandoned = abandoned
         self._outbox = Outbox(link, self._lost_pump)
@@ -85,11 +87,11 @@ class Host:
         self._lost_pump()
         self._loop.quit()
 
-    def _receive(self) -> bytes:
+    def _receive(self) -> memoryview:
         try:
-            return self._link.recv(_RECEIVE_BYTES)
+            return self._received[: self._link.recv_into(self._received)]
         except OSError:
-            return b""
+            return self._received[:0]
 
     def _obey(self, frame: Down) -> None:
         match frame:

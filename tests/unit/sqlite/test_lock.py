@@ -59,6 +59,20 @@ def test_whoever_comes_back_at_once_stands_behind_those_who_wait(path: Path) -> 
     patient.close()
 
 
+def test_the_first_in_line_takes_a_lock_that_gets_free_at_once_without_going_to_sleep(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, first = WriteLock(path), WriteLock(path)
+    holder.acquire(0)
+    monkeypatch.setattr(os, "sched_yield", holder.release)
+    first.acquire(60)
+    assert first._helper is None
+    first.release()
+    holder.acquire(0)  # and has given the turn up
+    holder.close()
+    first.close()
+
+
 def test_an_acquisition_that_was_given_up_holds_nothing(path: Path) -> None:
     holder, hasty = WriteLock(path), WriteLock(path)
     holder.acquire(0)
