@@ -13,7 +13,7 @@ from dibs.brokers.contract import Broker
 from dibs.brokers.memory import open_memory
 from dibs.events import Event, Settled
 from dibs.message import Outcome, TaskInfo
-from dibs.runners.contract import Done, Down, Hello, Start, StopJob, Up, Withdraw
+from dibs.runners.contract import Await, Done, Down, Hello, Start, StopJob, Up, Withdraw
 from dibs.testing.clock import ManualClock
 from dibs.worker.crew import Crew
 from dibs.worker.pump import Pump
@@ -40,14 +40,14 @@ class ScriptedRunner:
     def filenos(self) -> Sequence[int]:
         return []
 
-    def wants_write(self) -> bool:
-        return False
+    def unsent(self) -> Sequence[int]:
+        return []
 
     def flush(self) -> None: ...
 
     def send(self, frame: Down) -> None:
         self.got.append(frame)
-        if isinstance(frame, Start):
+        if isinstance(frame, Start | Await):
             self.queued += range(frame.first, frame.first + len(frame.leases))
 
     def receive(self) -> list[Up]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from dibs.backoff import fixed
+from dibs.backoff import exponential, fixed
 from dibs.brokers.contract import MIN_VISIBILITY_TIMEOUT_MS, UNKNOWN, Unknown
 from dibs.errors import BrokerBusy, BrokerUnavailable
 from dibs.events import (
@@ -19,7 +19,7 @@ from dibs.events import (
     TaskUnknown,
 )
 from dibs.message import DeadLetter, Error, Nack, Release, TaskInfo
-from dibs.runners.contract import Start
+from dibs.runners.contract import Await, Start
 from dibs.testing.making import claim, message, messages, publish
 from dibs.worker.upkeep import STOP_GRACE_SECONDS
 from tests.worker.scripted import HEAVY, PLAIN, SILENT, ScriptedRunner, Stage
@@ -27,8 +27,8 @@ from tests.worker.scripted import HEAVY, PLAIN, SILENT, ScriptedRunner, Stage
 FAILED = Nack(60_000, Error("ValueError", "no"))
 
 
-def starts(runner: ScriptedRunner) -> list[Start]:
-    return [frame for frame in runner.got if isinstance(frame, Start)]
+def starts(runner: ScriptedRunner) -> list[Start | Await]:
+    return [frame for frame in runner.got if isinstance(frame, Start | Await)]
 
 
 def test_a_claim_asks_for_the_free_slots_and_no_more() -> None:
@@ -443,6 +443,23 @@ def test_quick_jobs_are_given_ahead_and_taken_back_when_the_runner_falls_silent(
     stage.tick(1)
     stage.tick(200)
     assert runner.withdrawals() == 1
+
+
+def test_coroutines_go_to_the_event_loop_directly_and_functions_to_the_threads() -> None:
+    plain = TaskInfo("invoice", "photos", "thread", True, 0, "app.py:4", exponential())
+    stage = Stage(PLAIN, plain, slots=(8,))
+    tasks = ["resize", "invoice", "invoice", "resize", "invoice"]
+    publish(stage.producer, *[message(task=task) for task in tasks])
+    stage.tick()
+    by_link = {
+        type(frame): [lease.message.task for lease in frame.leases]
+        for frame in starts(stage.runners[0])
+    }
+    assert by_link == {Await: ["resize"] * 2, Start: ["invoice"] * 3}
+    stage.runners[0].start()
+    stage.runners[0].finish(*stage.runners[0].at)
+    stage.tick()
+    assert stage.settled().done == 5
 
 
 def test_what_a_runner_may_hold_comes_in_halves_so_that_it_works_while_the_pump_does() -> None:

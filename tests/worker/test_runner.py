@@ -14,6 +14,7 @@ import pytest
 from dibs.errors import UserError
 from dibs.message import Ack, DeadLetter, Error, Lease, Message, Nack, Outcome, Release
 from dibs.runners.contract import (
+    Await,
     Done,
     Hello,
     ImportFailed,
@@ -39,6 +40,7 @@ class Driver:
         self.frames: list[Up] = []
         self.outcomes: dict[int, Outcome] = {}
         self._next = 0
+        self.awaited = 0
 
     def hello(self) -> Hello:
         return self.until(lambda: next((f for f in self.frames if isinstance(f, Hello)), None))
@@ -48,7 +50,11 @@ class Driver:
             Lease(Message(os.urandom(16), "default", task, args, **fields), 1, 0, 0, 0, 0, 1)
             for task, args in calls
         ]
-        self.runner.send(Start(self._next, leases))
+        # As the pump does: coroutines go over the loop's link.
+        kinds = {info.name: info.kind for info in self.hello().tasks}
+        awaited = all(kinds.get(task) == "async" for task, _ in calls)
+        self.runner.send((Await if awaited else Start)(self._next, leases))
+        self.awaited += awaited * len(calls)
         self._next += len(calls)
         return list(range(self._next - len(calls), self._next))
 
@@ -66,6 +72,7 @@ class Driver:
             # Short waits, because a condition may be on the black box or a file: neither rings.
             poll.poll(10)
             assert time.monotonic() < deadline, "nothing came back"
+            self.runner.flush()
             for frame in self.runner.receive():
                 self._hear(frame)
             if self.runner.death() is not None:
@@ -345,11 +352,24 @@ def test_a_slot_survives_a_job_that_swallows_its_cancellation(driver: Driver, fo
 def test_what_has_not_started_can_be_taken_back(driver: Driver, folder: Path) -> None:
     serials = driver.start(*[("awaits_file", b'{"name":"go"}')] * 10)
     driver.until(lambda: len(notes(folder)) == 4 or None)
-    driver.runner.send(Withdraw(2))
+    driver.runner.send(Withdraw(2, driver.awaited))
     driver.until(lambda: len(driver.outcomes) == 4)
     assert [driver.outcomes.get(serial) for serial in serials[-4:]] == [Release()] * 4
     (folder / "go").touch()
     driver.until(lambda: len(driver.outcomes) == 10)
+
+
+def test_what_a_blocked_loop_has_not_read_can_be_taken_back_however_much_it_is(
+    driver: Driver,
+) -> None:
+    [blocking] = driver.start(("blocks_loop", b'{"seconds":600}'))
+    driver.until(lambda: blocking in driver.runner.running())
+    serials = driver.start(*[("paint", b'{"new":"%s"}' % (b"x" * 4_000))] * 300)
+    assert driver.runner.unsent(), "more than a socket holds"
+    driver.runner.send(Withdraw(0, driver.awaited))
+    driver.until(lambda: len(driver.outcomes) == 300)
+    assert [driver.outcomes[serial] for serial in serials] == [Release()] * 300
+    assert blocking in driver.runner.running()
 
 
 def test_the_black_box_tells_what_ran_when_the_process_died(driver: Driver) -> None:

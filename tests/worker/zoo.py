@@ -45,7 +45,7 @@ def note_run(what: str, n: int = 0) -> None:
 def note_at(at: float, what: str, n: int) -> None:
     """Note a moment, in which run and where."""
     run = f"fence={context().fence} attempt={context().attempt}"
-    where = f"pid={os.getpid()} pump={os.getppid()} slots={sys.argv[4]}"
+    where = f"pid={os.getpid()} pump={os.getppid()} slots={sys.argv[-2]}"
     note(f"what={what} n={n} {run} {where} at={at}")
 
 

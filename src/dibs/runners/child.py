@@ -3,8 +3,8 @@
 Owns: the start of a fresh interpreter: signals, the working directory on the import path, the
 import of the user's app, and the end when the pump is gone.
 Must never: import apsw or open a broker by itself; user code does when it enqueues.
-Called by: the operating system. Arguments: link and box descriptor, app path, slots, and the
-broker's URL, empty for the app's own.
+Called by: the operating system. Arguments: descriptors of the link, the loop's link and the
+box, app path, slots, and the broker's URL, empty for the app's own.
 """
 
 import gc
@@ -30,7 +30,7 @@ _SETTLED_SECONDS = 1.0
 def main() -> None:
     """Run jobs of the app until the pump says quit or is gone."""
     parent = os.getppid()
-    link_descriptor, box_descriptor, path, slots, url = sys.argv[1:6]
+    *descriptors, path, slots, url = sys.argv[1:7]
     # Ctrl-C, a service manager's SIGTERM and the SIGHUP of a closed terminal reach every process of
     # the group; the pump alone decides what becomes of running jobs. Not SIG_IGN: the programs that
     # a task starts would inherit it, and could not be terminated.
@@ -41,8 +41,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
-    link = socket.socket(fileno=int(link_descriptor))
-    box = BlackBox(int(box_descriptor), int(slots))
+    link, loops_link = (socket.socket(fileno=int(place)) for place in descriptors[:2])
+    box = BlackBox(int(descriptors[2]), int(slots))
     try:
         with importing():
             app = import_app(path)
@@ -56,7 +56,7 @@ def main() -> None:
     # After the hello, because it imports asyncio: the pump opens the broker meanwhile.
     from dibs.runners.host import Host
 
-    host = Host(link, app.tasks, box, int(slots), abandoned=_die)
+    host = Host((link, loops_link), app.tasks, box, int(slots), abandoned=_die)
     # What the import made stays: to walk through it at each full collection is time off the jobs'.
     gc.freeze()
     guard = threading.Thread(target=_guard, args=(parent,), name="dibs-guard", daemon=True)

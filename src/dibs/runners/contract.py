@@ -1,6 +1,7 @@
 """What pump and runner say to each other, and what a runner is to the pump.
 
-Owns: the frames on the socket pair, their encoding, and the `Runner` and `Spawner` interfaces.
+Owns: the frames on the two socket pairs, the *link* and the *loop's link*, their encoding, and the
+`Runner` and `Spawner` interfaces.
 Must never: import user code, a broker or the pump.
 Called by: the pump (sends `Down`, reads `Up`), the host in a runner process (the other way round).
 
@@ -26,20 +27,35 @@ THE_PUMPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that reach runners too and are the pump's to answer; blocked in a runner from its birth
 until it has handlers."""
 
+RECEIVE_BYTES = 1 << 18
+"""How much is read at once."""
+
 _LENGTH = struct.Struct(">I")
 
 
 class Start(Struct, frozen=True, gc=False, array_like=True, tag="start"):
-    """Run these jobs; their serials count up from `first`."""
+    """Run these jobs, of either kind; their serials count up from `first`."""
+
+    first: int
+    leases: list[Lease]
+
+
+class Await(Struct, frozen=True, gc=False, array_like=True, tag="await"):
+    """Run these coroutines; their serials count up from `first`. It goes over the loop's link."""
 
     first: int
     leases: list[Lease]
 
 
 class Withdraw(Struct, frozen=True, gc=False, array_like=True, tag="withdraw"):
-    """Give back all jobs that have not started but `keep`, each by a `Release`."""
+    """Give back all jobs that have not started but `keep`, each by a `Release`.
+
+    `awaited` is how many jobs were sent over the loop's link before it: what of them is still on
+    its way has not started either.
+    """
 
     keep: int
+    awaited: int
 
 
 class StopJob(Struct, frozen=True, gc=False, array_like=True, tag="stop"):
@@ -53,7 +69,7 @@ class Quit(Struct, frozen=True, gc=False, array_like=True, tag="quit"):
     """Exit when nothing runs any more."""
 
 
-Down = Start | Withdraw | StopJob | Quit
+Down = Start | Await | Withdraw | StopJob | Quit
 
 
 class Hello(Struct, frozen=True, gc=False, array_like=True, tag="hello"):
@@ -151,8 +167,8 @@ class Runner(Protocol):
         """Return the descriptors to wait on; any of them readable: call `receive`."""
         ...
 
-    def wants_write(self) -> bool:
-        """Whether bytes wait for room in the socket; wait for writability, then call `flush`."""
+    def unsent(self) -> Sequence[int]:
+        """Return where bytes wait for room; wait for one to be writable, then call `flush`."""
         ...
 
     def send(self, frame: Down) -> None:

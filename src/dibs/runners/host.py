@@ -1,6 +1,6 @@
 """The host: everything inside a runner, whether a process of its own or threads of the pump's.
 
-Owns: the link to the pump, the loop and the thread runner, and who gets which job.
+Owns: the links to the pump, the loop and the thread runner, and who gets which job.
 Must never: decide on a job's fate, except that nobody is left to tell: when the pump is gone it
 ends the process, because every lease of it is on its way to another worker.
 Called by: `child.py` in a runner process, `inprocess.py` in the pump's own.
@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dibs.message import Lease, Release
 from dibs.runners.blackbox import BlackBox
 from dibs.runners.contract import (
+    RECEIVE_BYTES,
+    Await,
     Down,
     FrameBuffer,
     Quit,
@@ -24,6 +26,7 @@ from dibs.runners.contract import (
     decode_down,
 )
 from dibs.runners.execute import SlowTasks
+from dibs.runners.inbox import Inbox
 from dibs.runners.loop import LoopRunner
 from dibs.runners.outbox import Outbox
 from dibs.runners.slots import Item, Slots
@@ -33,29 +36,31 @@ from dibs.task import AnyTask
 NO_THREAD_MS = 1_000
 """How long a job stays away whose runner has no thread for it and is given none."""
 
-_RECEIVE_BYTES = 1 << 18
-
 
 class Host:
-    """One runner's inside. `abandoned` is called when the pump is gone."""
+    """One runner's inside; `links` are the link and the loop's link.
+
+    `abandoned` is called when the pump is gone.
+    """
 
     def __init__(
         self,
-        link: socket.socket,
+        links: tuple[socket.socket, socket.socket],
         tasks: Mapping[str, AnyTask],
         box: BlackBox,
         slots: int,
         abandoned: Callable[[], None],
     ) -> None:
-        self._link = link
+        self._link, loops_link = links
         # One for all: to allocate as much for each frame takes longer than to read a small one.
-        self._received = memoryview(bytearray(_RECEIVE_BYTES))
+        self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._tasks = tasks
         self._abandoned = abandoned
-        self._outbox = Outbox(link, self._lost_pump)
+        self._outbox = Outbox(self._link, self._lost_pump)
         shared = Slots(box, slots, self._outbox, SlowTasks(self._tell))
         self._slots = shared
-        self._loop = LoopRunner(shared)
+        self._inbox = Inbox(loops_link, self._start)
+        self._loop = LoopRunner(shared, self._inbox)
         self._threads = ThreadRunner(shared)
         self._loop.rival_waits = self._threads.waits
         self._loop.hand_over = self._threads.nudge
@@ -95,9 +100,10 @@ class Host:
 
     def _obey(self, frame: Down) -> None:
         match frame:
-            case Start(first, leases):
+            case Start(first, leases) | Await(first, leases):
                 self._start(first, leases)
-            case Withdraw(keep):
+            case Withdraw(keep, awaited):
+                self._inbox.read_until(awaited)
                 self._withdraw(keep)
             case StopJob(serial, reason):
                 self._loop.stop_job(serial, reason)

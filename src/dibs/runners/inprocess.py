@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dibs.runners.blackbox import BlackBox
 from dibs.runners.contract import Down, Hello, Spawner, Up, encode
 from dibs.runners.host import Host
-from dibs.runners.link import Link
+from dibs.runners.link import Links
 from dibs.task import AnyTask
 
 
@@ -30,13 +30,12 @@ class InProcessRunner:
     def __init__(self, url: str, tasks: Mapping[str, AnyTask], slots: int) -> None:
         self.slots = slots
         self.pid = os.getpid()
-        ours, theirs = socket.socketpair()
-        self._theirs = theirs
-        self._link = Link(ours)
+        self._links = Links()
+        self._theirs, _ = self._links.theirs
         self._box = BlackBox(-1, slots)
         self._killed = False
-        theirs.sendall(encode(Hello(url, [task.info for task in tasks.values()], [])))
-        host = Host(theirs, tasks, self._box, slots, abandoned=lambda: None)
+        self._theirs.sendall(encode(Hello(url, [task.info for task in tasks.values()], [])))
+        host = Host(self._links.theirs, tasks, self._box, slots, abandoned=lambda: None)
         self._thread = threading.Thread(
             target=self._run, args=(host,), name="dibs-loop", daemon=True
         )
@@ -49,23 +48,23 @@ class InProcessRunner:
 
     def filenos(self) -> Sequence[int]:
         """Return the link, while there is one."""
-        return [] if self._killed else [self._link.fileno()]
+        return [] if self._killed else [self._links.fileno()]
 
-    def wants_write(self) -> bool:
-        """Whether frames wait for room."""
-        return self._link.wants_write()
+    def unsent(self) -> Sequence[int]:
+        """Return where frames wait for room."""
+        return self._links.unsent()
 
     def send(self, frame: Down) -> None:
         """Hand over a frame."""
-        self._link.send(frame)
+        self._links.send(frame)
 
     def flush(self) -> None:
         """Write what waits."""
-        self._link.flush()
+        self._links.flush()
 
     def receive(self) -> list[Up]:
         """Return the frames that have arrived."""
-        return self._link.receive()
+        return self._links.receive()
 
     def death(self) -> str | None:
         """Say that it has quit or was cut off, or None."""
@@ -82,9 +81,10 @@ class InProcessRunner:
     def kill(self) -> None:
         """Cut the link: a thread cannot be killed, so what runs is left to itself."""
         self._killed = True
-        self._link.close()
+        self._links.close()
 
     def close(self) -> None:
         """Give up the descriptors."""
-        self._link.close()
-        self._theirs.close()
+        self._links.close()
+        for end in self._links.theirs:
+            end.close()

@@ -1,16 +1,16 @@
-"""The pump's end of a socket pair: frames out, frames in, never blocking.
+"""The pump's ends of the socket pairs to a runner: frames out, frames in, never blocking.
 
-Owns: the bytes that wait for room in the socket, and the frames that have arrived.
+Owns: the bytes that wait for room in a socket, the frames that have arrived, and which frame goes
+over which of the two.
 Must never: block, or know what a frame means.
 Called by: `processes.py` and `inprocess.py`, which make it a `Runner`.
 """
 
 import contextlib
 import socket
+from collections.abc import Sequence
 
-from dibs.runners.contract import Down, FrameBuffer, Up, decode_up, encode
-
-_RECEIVE_BYTES = 1 << 18
+from dibs.runners.contract import RECEIVE_BYTES, Await, Down, FrameBuffer, Up, decode_up, encode
 
 
 class Link:
@@ -52,14 +52,14 @@ class Link:
         frames: list[Up] = []
         while not self.ended:
             try:
-                data = self._socket.recv(_RECEIVE_BYTES)
+                data = self._socket.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 break
             except OSError:
                 data = b""
             self.ended = not data
             frames += map(decode_up, self._frames.feed(data))
-            if len(data) < _RECEIVE_BYTES:
+            if len(data) < RECEIVE_BYTES:
                 break  # spares a call that would say that there is no more
         return frames
 
@@ -67,3 +67,38 @@ class Link:
         """Close the socket: the other end reads the end of the stream."""
         with contextlib.suppress(OSError):
             self._socket.close()
+
+
+class Links:
+    """The link and the loop's link; `theirs` are the other ends of both, for the runner."""
+
+    def __init__(self) -> None:
+        pairs = socket.socketpair(), socket.socketpair()
+        self.theirs = pairs[0][1], pairs[1][1]
+        self._link, self._loops = (Link(ours) for ours, _ in pairs)
+
+    def fileno(self) -> int:
+        """Return the descriptor that frames come from."""
+        return self._link.fileno()
+
+    def send(self, frame: Down) -> None:
+        """Send a frame the way it goes."""
+        (self._loops if isinstance(frame, Await) else self._link).send(frame)
+
+    def unsent(self) -> Sequence[int]:
+        """Return the descriptors at which bytes wait for room."""
+        return [link.fileno() for link in (self._link, self._loops) if link.wants_write()]
+
+    def flush(self) -> None:
+        """Write what waits, as far as there is room."""
+        self._link.flush()
+        self._loops.flush()
+
+    def receive(self) -> list[Up]:
+        """Return the frames that have arrived."""
+        return self._link.receive()
+
+    def close(self) -> None:
+        """Close our ends of both."""
+        self._link.close()
+        self._loops.close()

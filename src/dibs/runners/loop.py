@@ -3,18 +3,21 @@
 Owns: the event loop and its movers. A mover is one long-lived asyncio task that runs one job after
 the other in a slot: a job that never waits costs no task, no future and no trip through the loop.
 Must never: talk to the broker, or share its thread with anything but user code.
-Called by: the host from its link thread (`push`, `stop_job`), the thread runner (`nudge`).
+Called by: the host (`push`, from its link thread or the loop's own; `stop_job`), the thread runner
+(`nudge`).
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from threading import get_ident
 from time import monotonic_ns
 from typing import cast
 
 from dibs.runners.contract import StopReason
 from dibs.runners.execute import failed, returned
+from dibs.runners.inbox import Inbox
 from dibs.runners.slots import Item, Slot, Slots
 from dibs.running import current
 
@@ -25,13 +28,15 @@ SLICE_NS = 5_000_000
 class LoopRunner:
     """Runs coroutines; `run` is its thread's whole life."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, inbox: Inbox) -> None:
         self.queue: deque[Item] = deque()
         self.rival_waits: Callable[[], bool] = bool
         """Whether the thread runner has jobs that wait for a slot."""
         self.hand_over: Callable[[], None] = lambda: None
         """Tells the thread runner that a slot is free."""
         self._slots = slots
+        self._inbox = inbox
+        self._thread = 0
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()
         self._over = self._loop.create_future()
@@ -43,8 +48,14 @@ class LoopRunner:
 
     def run(self) -> None:
         """Run the loop until `quit`; what is left on it then is cancelled."""
+        self._thread = get_ident()
         with self._runner:
+            self._loop.add_reader(self._inbox, self._read)
             self._runner.run(self._wait())
+
+    def _read(self) -> None:
+        if not self._inbox.read():
+            self._loop.remove_reader(self._inbox)
 
     async def _wait(self) -> None:
         await self._over
@@ -64,7 +75,10 @@ class LoopRunner:
     def push(self, items: list[Item]) -> None:
         """Queue jobs. Any thread may call."""
         self.queue.extend(items)
-        self.nudge()
+        if get_ident() == self._thread:
+            self._wake()
+        else:
+            self.nudge()
 
     def nudge(self) -> None:
         """Make idle movers look at the queue. Any thread may call."""

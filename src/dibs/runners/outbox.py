@@ -33,6 +33,7 @@ class Outbox:
         self._rest = b""
         """What of a frame did not fit into the socket; nothing may be sent before it."""
         self._sending = threading.Lock()
+        self._expecting = threading.Lock()
         self._bell = threading.Semaphore(0)
         self._link = link
         self._broken = broken
@@ -58,10 +59,11 @@ class Outbox:
         self._link.close()
 
     def expect(self, jobs: int) -> None:
-        """Note that jobs have arrived; the link's thread alone calls."""
-        if self._received == self._answered:
-            self._since = monotonic_ns()
-        self._received += jobs
+        """Note that jobs have arrived. Any thread may call."""
+        with self._expecting:
+            if self._received == self._answered:
+                self._since = monotonic_ns()
+            self._received += jobs
 
     def put(self, serial: int, outcome: Outcome) -> None:
         """Send the outcome of a job."""

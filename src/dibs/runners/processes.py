@@ -9,16 +9,15 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 
 from dibs.runners.blackbox import BlackBox
 from dibs.runners.contract import THE_PUMPS, Down, Spawner, Up
-from dibs.runners.link import Link
+from dibs.runners.link import Links
 
-_LINK_DESCRIPTOR = 3
-_BOX_DESCRIPTOR = 4
+_DESCRIPTORS = (3, 4, 5)
+"""Where a child finds its link, the loop's link and the box."""
 _ABOVE = 10
 
 
@@ -35,12 +34,13 @@ class ProcessRunner:
 
     def __init__(self, app_path: str, slots: int, url: str | None = None) -> None:
         self.slots = slots
-        ours, theirs = socket.socketpair()
         memory = BlackBox.allocate(slots)
         self._box = BlackBox(memory, slots)
-        self._link = Link(ours)
-        self.pid = _start([app_path, str(slots), url or ""], theirs.fileno(), memory)
-        theirs.close()
+        self._links = Links()
+        given = [*(end.fileno() for end in self._links.theirs), memory]
+        self.pid = _start([app_path, str(slots), url or ""], given)
+        for end in self._links.theirs:
+            end.close()
         os.close(memory)
         # Readable when the process dies. Where there is none (macOS) the link's end must do; a
         # grandchild that inherited the link would hide it, so it is the second choice.
@@ -50,24 +50,24 @@ class ProcessRunner:
     def filenos(self) -> Sequence[int]:
         """Return the link and, where there is one, the death watch."""
         if self._death_watch is None:
-            return [self._link.fileno()]
-        return [self._link.fileno(), self._death_watch]
+            return [self._links.fileno()]
+        return [self._links.fileno(), self._death_watch]
 
-    def wants_write(self) -> bool:
-        """Whether frames wait for room."""
-        return self._link.wants_write()
+    def unsent(self) -> Sequence[int]:
+        """Return where frames wait for room."""
+        return self._links.unsent()
 
     def send(self, frame: Down) -> None:
         """Hand over a frame."""
-        self._link.send(frame)
+        self._links.send(frame)
 
     def flush(self) -> None:
         """Write what waits."""
-        self._link.flush()
+        self._links.flush()
 
     def receive(self) -> list[Up]:
         """Return the frames that have arrived."""
-        return self._link.receive()
+        return self._links.receive()
 
     def death(self) -> str | None:
         """Say how the process died, or None."""
@@ -93,24 +93,23 @@ class ProcessRunner:
 
     def close(self) -> None:
         """Give up the descriptors; a process that still lives reads the end and exits."""
-        self._link.close()
+        self._links.close()
         if self._death_watch is not None:
             os.close(self._death_watch)
             self._death_watch = None
 
 
-def _start(job: list[str], link: int, memory: int) -> int:
-    """Spawn the child with the link and the box at fixed descriptors, everything else closed.
+def _start(job: list[str], given: Sequence[int]) -> int:
+    """Spawn the child with the links and the box at fixed descriptors, everything else closed.
 
-    Both are first moved above the fixed numbers, so that placing one cannot overwrite the other.
+    All are first moved above the fixed numbers, so that placing one cannot overwrite another.
     """
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for fd in (link, memory)]
-    arguments = [str(_LINK_DESCRIPTOR), str(_BOX_DESCRIPTOR), *job]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for fd in given]
+    arguments = [*map(str, _DESCRIPTORS), *job]
     command = [sys.executable, *_flags(), "-m", "dibs.runners.child", *arguments]
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, high[0], _LINK_DESCRIPTOR),
-        (os.POSIX_SPAWN_DUP2, high[1], _BOX_DESCRIPTOR),
+        *((os.POSIX_SPAWN_DUP2, fd, place) for fd, place in zip(high, _DESCRIPTORS, strict=True)),
     ]
     try:
         return os.posix_spawn(

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 
 from dibs.events import Observer, RunnerNotStarted
-from dibs.runners.contract import Hello, Quit, Runner, Spawner, Start, Up, Withdraw
+from dibs.runners.contract import Await, Hello, Quit, Runner, Spawner, Start, Up, Withdraw
 from dibs.worker.prefetch import Pace
 
 STARTS_WITHIN_SECONDS = 0.5
@@ -48,6 +48,7 @@ class Member:
         self.outstanding = 0
         self.look_at = math.inf
         self._given = 0
+        self._awaited = 0  # of them those that went to its event loop directly
         self._expected = 0  # so many of them must have started by `look_at`
         self.probe_at: float | None = None
         self.condemned_at: float | None = None
@@ -68,7 +69,7 @@ class Member:
         # whole, each of the two would wait for the other, in turn (benchmarks: `drain`).
         return max(0, min(most - self.outstanding, max(slots, most // 2)))
 
-    def give(self, start: Start, now: float) -> None:
+    def give(self, start: Start | Await, now: float) -> None:
         """Hand over jobs."""
         if not self.outstanding:
             self.pace.began(now)
@@ -76,9 +77,15 @@ class Member:
             self.probe_at = math.inf
         self.outstanding += len(start.leases)
         self._given += len(start.leases)
+        if isinstance(start, Await):
+            self._awaited += len(start.leases)
         if math.isinf(self.look_at):
             self._look_later(now)
         self.runner.send(start)
+
+    def withdraw(self) -> None:
+        """Take back what it has not started."""
+        self.runner.send(Withdraw(0, self._awaited))
 
     def kill(self) -> None:
         """End it at once."""
@@ -102,7 +109,7 @@ class Member:
             started = self._given - self.outstanding + len(self.runner.running())
             self.look_at = math.inf
             if started < self._expected:
-                self.runner.send(Withdraw(0))
+                self.withdraw()
                 self.pace.stalled(now)
                 self.probe_at = now + PROBE_SECONDS
             else:
@@ -194,7 +201,7 @@ class Crew:
         """Give a member no more jobs, take back what it has not started, and replace it."""
         if member.condemned_at is None:
             member.condemned_at = now
-            member.runner.send(Withdraw(0))
+            member.withdraw()
             if not member.solo:
                 self._add(member.runner.slots, solo=False, now=now)
 
@@ -222,7 +229,7 @@ class Crew:
         self._respawns = []
         self._spare_at = math.inf
         for member in self.members.values():
-            member.runner.send(Withdraw(0))
+            member.withdraw()
 
     def quit(self) -> None:
         """Tell every member to exit when nothing runs any more."""
@@ -272,7 +279,7 @@ class Crew:
             return None
         if member.outstanding > member.runner.slots:
             if now >= member.pace.stalls_at():
-                member.runner.send(Withdraw(0))
+                member.withdraw()
                 member.pace.stalled(now)
             return member.pace.stalls_at()
         return member.look(now)

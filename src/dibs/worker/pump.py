@@ -21,7 +21,7 @@ from dibs.errors import BrokerError
 from dibs.events import RunnerDied, TaskSlow, TaskUnknown
 from dibs.message import Error, Lease, Outcome, Release, TaskInfo
 from dibs.policy import after_crash, before_run, is_suspect
-from dibs.runners.contract import Done, Hello, ImportFailed, Slow, Start, Up
+from dibs.runners.contract import Await, Done, Hello, ImportFailed, Slow, Start, Up
 from dibs.worker.crew import Crew, Member
 from dibs.worker.leases import WAITING, Leases
 from dibs.worker.patience import Patience
@@ -320,8 +320,21 @@ class Pump:
         return self._lacked.get(name, now)
 
     def _give(self, member: Member, leases: list[Lease], asked_at: float) -> None:
-        first = self.leases.hold(leases, member.number, asked_at)
-        member.give(Start(first, leases), asked_at)
+        for frame, some in self._by_link(leases):
+            first = self.leases.hold(some, member.number, asked_at)
+            member.give(frame(first, some), asked_at)
+
+    def _by_link(self, leases: list[Lease]) -> list[tuple[type[Start | Await], list[Lease]]]:
+        """Sort out which jobs go to a runner's event loop directly."""
+        names = {lease.message.task for lease in leases}
+        awaited = {name for name in names if self._tasks[name].kind == "async"}
+        if not awaited or awaited == names:  # mostly so
+            return [(Await if awaited else Start, leases)]
+        others = [lease for lease in leases if lease.message.task not in awaited]
+        return [
+            (Await, [lease for lease in leases if lease.message.task in awaited]),
+            (Start, others),
+        ]
 
     def _serve_waiting(self, now: float) -> None:
         while self._waiting:

@@ -227,10 +227,13 @@ class Service:
         watched: list[tuple[int, int]] = []
         for member in self._crew.members.values():
             runner = member.runner
-            if runner.wants_write():
+            if runner.unsent():
                 runner.flush()
-            events = select.POLLIN | (select.POLLOUT if runner.wants_write() else 0)
-            watched += [(descriptor, events) for descriptor in runner.filenos()]
+            unsent = runner.unsent()
+            watched += [
+                (descriptor, select.POLLIN | select.POLLOUT * (descriptor in unsent))
+                for descriptor in {*runner.filenos(), *unsent}
+            ]
         return watched
 
     def _wait(self, watched: Sequence[tuple[int, int]], until: float | None) -> set[int]:
