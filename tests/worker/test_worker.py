@@ -38,6 +38,20 @@ def test_two_workers_drain_one_file_and_run_each_job_once(scene: Scene) -> None:
     assert scene.counts() == (0, 0, 0, 0)
 
 
+def test_a_broker_is_told_how_short_the_leases_of_the_served_tasks_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RabbitMQ has to know before it connects: its heartbeats are a third of that."""
+    told: list[int] = []
+    monkeypatch.setattr(MemoryBroker, "expect", lambda _, ms: told.append(ms))
+    app = App("memory://told")
+    for number, (queue, seconds) in enumerate([("near", 9), ("near", 6), ("far", 3)]):
+        app.task(name=f"t{number}", queue=queue, visibility_timeout=seconds)(lambda: None)
+    app.worker(queues=["near"]).drain()
+    app.close()
+    assert told == [6_000]
+
+
 def test_drain_does_not_await_what_is_scheduled(scene: Scene) -> None:
     scene.numbers("once", *range(10))
     scene.numbers("once", 10, due_ms=round(time.time() * 1_000) + 3_600_000)

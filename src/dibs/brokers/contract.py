@@ -169,6 +169,14 @@ class Broker(ABC):
             BrokerRefused: a setting would break the contract; the text says how to mend it.
         """
 
+    def expect(self, shortest_lease_ms: int) -> None:
+        """Say before the first claim how short the leases are that will be claimed here.
+
+        A worker knows it of its tasks. It matters where a lease ends with its holder's connection,
+        which has to show that often that the holder lives.
+        """
+        del shortest_lease_ms  # elsewhere a lease ends by the store's own clock
+
     @abstractmethod
     def publish(self, messages: Sequence[Message]) -> list[Published]:
         """Store messages; one answer for each, in order (G1, G2).

@@ -108,7 +108,10 @@ class Service:
         """
         tasks: dict[str, TaskInfo] = {info.name: info for info in hello.tasks}
         queues = queues_of(self._plan, hello)
-        _check_capabilities([info for info in hello.tasks if info.queue in queues], broker)
+        served = [info for info in hello.tasks if info.queue in queues]
+        _check_capabilities(served, broker)
+        if served:
+            broker.expect(min(info.visibility_timeout_ms for info in served))
         is_ready = self._prepare(broker, queues, changed)
         pump = Pump(
             broker=broker,

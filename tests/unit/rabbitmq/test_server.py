@@ -29,7 +29,9 @@ from dibs.brokers.rabbitmq import RabbitBroker, open_rabbitmq, open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OptionError
 from dibs.message import Ack, DeadLetter, Lease, Nack
+from dibs.testing.faults import Faults
 from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages, publish, settle
+from dibs.testing.proxy import Proxy
 from dibs.wires.amqp import post
 from dibs.wires.amqp.address import address_of
 from tests.servers.rabbitmq import Server
@@ -52,7 +54,7 @@ def prefix_of(url: str) -> str:
     return url.rpartition("=")[2]
 
 
-def claimed(broker: Broker, count: int) -> list[Lease]:
+def claimed(broker: Broker, count: int, within: float | None = None) -> list[Lease]:
     """Claim until so many came: what a server gives back takes a moment."""
     leases: list[Lease] = []
 
@@ -63,7 +65,7 @@ def claimed(broker: Broker, count: int) -> list[Lease]:
             return False
         return len(leases) == count
 
-    until(more, f"{count} messages come")
+    until(more, f"{count} messages come", within)
     return leases
 
 
@@ -193,6 +195,25 @@ def test_rule_09_leases_of_a_lost_connection_settle_nothing_and_harm_nobody(
     assert [settle(broker, lease, Ack()) for lease in old] == [Stale()] * 3
     assert broker.extend(old) == [Lost()] * 3
     assert [settle(broker, lease, Ack()) for lease in new] == [Applied()] * 3
+
+
+def test_rule_23_the_jobs_of_a_silent_holder_are_back_after_three_heartbeats(
+    server: Server, url: str, open_one: Open
+) -> None:
+    """One is a third of the shortest lease that it expects: else it would be ten seconds."""
+    other = open_one()
+    publish(other, message(visibility_timeout_ms=3_000))
+    with Proxy("127.0.0.1", server.port) as proxy:
+        through = f"{server.url(proxy.port)}?prefix={prefix_of(url)}"
+        holder = open_url(through, clock=SystemClock(), worker_id=os.urandom(16))
+        holder.expect(3_000)
+        (lease,) = claim(holder)
+        proxy.suffer(Faults(stalled=True))
+        (again,) = claimed(other, 1, 3 * 1 + 2)
+        assert ids([again]) == ids([lease])
+        proxy.heal()
+        assert settle(holder, lease, Ack()) == Stale()
+        holder.close()
 
 
 def test_rule_26_a_silent_server_is_given_up_in_time(server: Server, open_one: Open) -> None:

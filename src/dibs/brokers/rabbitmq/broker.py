@@ -31,7 +31,7 @@ from dibs.wires.amqp.wire import Blocked, Limit, TooLate, Wire
 _BATCH = 2_000
 _LOST = (AMQPError, TooLate, OSError)
 _ACCESS_REFUSED = 403
-_HEARTBEAT_SECONDS = 10
+_LONGEST_HEARTBEAT_SECONDS = 10
 _SHORTEST_CALL_SECONDS = 0.5
 W = TypeVar("W", bound=Wire)
 _ANSWERS: dict[Fate, contract.Published] = {"stored": contract.STORED}
@@ -92,6 +92,7 @@ class RabbitBroker(contract.Broker):
         self._inbox: Inbox | None = None
         self._bell: Bell | None = None
         self._declared: set[str] = set()
+        self._heartbeat_seconds = _LONGEST_HEARTBEAT_SECONDS
         with self._call():
             self.created = not self._post.found_store(self._publishing())
 
@@ -100,6 +101,11 @@ class RabbitBroker(contract.Broker):
         checks.queue_names(queues)
         with self._call():
             self._declare(queues)
+
+    def expect(self, shortest_lease_ms: int) -> None:
+        """Have a holder that fell silent be noticed within its lease: after three heartbeats."""
+        third = max(1, shortest_lease_ms // 3_000)
+        self._heartbeat_seconds = min(self._heartbeat_seconds, third)
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Publish, and wait for all confirms."""
@@ -294,6 +300,7 @@ class RabbitBroker(contract.Broker):
 
     def _hurry(self, message: Message) -> None:
         """Let no call take a lease's time; but have patience, for to give up loses them all."""
+        self.expect(message.visibility_timeout_ms)  # of the next connection: this one is as it is
         sixth = max(_SHORTEST_CALL_SECONDS, message.visibility_timeout_ms / 6_000)
         self._limit.seconds = min(self._limit.seconds, sixth)
 
@@ -308,8 +315,8 @@ class RabbitBroker(contract.Broker):
         inbox = self._living(self._inbox)
         if inbox is None:
             self._epoch = (self._epoch + 1) % 2**31
-            heartbeat = self._address.with_heartbeat(_HEARTBEAT_SECONDS)
-            inbox = self._inbox = Inbox(heartbeat, self._limit, self._epoch)
+            address = self._address.with_heartbeat(self._heartbeat_seconds)
+            inbox = self._inbox = Inbox(address, self._limit, self._epoch)
             inbox.count(self._post.empty, KEEPING)
             self._hear(inbox)
         return inbox
