@@ -139,8 +139,8 @@ def left(broker: Broker) -> tuple[int | None, ...]:
     return found.ready, found.scheduled, found.in_flight, found.dead
 
 
-def test_a_worker_does_what_it_does_on_any_broker(studio: Studio, opened: Open) -> None:
-    """Done, with results; delayed; retried; given up; and shown by the commands."""
+def do_everything(studio: Studio, opened: Open) -> None:
+    """Have jobs done, with results; delayed; retried; given up; and shown by the commands."""
     with studio.worker():
         assert studio.resize.enqueue(4).result(timeout=30) == 8
         assert studio.resize.options(delay=0.2).enqueue(5).result(timeout=30) == 10
@@ -157,6 +157,10 @@ def test_a_worker_does_what_it_does_on_any_broker(studio: Studio, opened: Open) 
     assert (queue["name"], queue["ready"], queue["dead"]) == ("photos", 0, 1)
     assert "no such photo" in studio.dibs("dlq", "list")
     assert "ok" in studio.dibs("doctor")
+
+
+def test_a_worker_does_what_it_does_on_any_broker(studio: Studio, opened: Open) -> None:
+    do_everything(studio, opened)
 
 
 def test_rule_23_what_a_killed_worker_held_comes_back(studio: Studio, opened: Open) -> None:

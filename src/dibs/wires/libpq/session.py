@@ -51,10 +51,16 @@ def reached(connect: Connect, seconds: float, shown: str) -> Connection[Any]:
 
     Raises:
         BrokerUnavailable: nobody answers, or the server says no.
+        BrokerRefused: a pooler in between keeps no settings.
     """
     try:
         return connect(seconds)
     except Error as error:
+        if "unsupported startup parameter" in str(error):
+            raise BrokerRefused(
+                f"{shown} is behind a pooler that takes no settings ({_first_line(error)}): add"
+                " listen=no to the URL (docs/postgres.md, The URL)"
+            ) from error
         raise BrokerUnavailable(f"{shown} cannot be reached: {_first_line(error)}") from error
 
 
@@ -164,13 +170,18 @@ class Session:
         _, calls, _ = transactions
         found: list[list[list[Row]]] = [[] for _ in transactions]
         failed: list[list[Failed]] = [[] for _ in transactions]
-        sent: list[list[bool]] = []
+        used = [at for at, transaction in enumerate(transactions) if transaction]
+        # A pooler takes what follows a transaction for another connection's: it must not be sent
+        # before that one is over. PgBouncer 1.18 leaves both servers waiting for the rest for ever.
+        rounds = [used] if self._persistent else [[at] for at in used]
         try:
-            for transaction in transactions:
-                sent.append([self._send(connection, call) for call in transaction])
-                connection.pipeline_sync()
-            for each, answers, failures in zip(sent, found, failed, strict=True):
-                self._receive(connection, each, answers, failures)
+            for places in rounds:
+                sent: list[list[bool]] = []
+                for at in places:
+                    sent.append([self._send(connection, call) for call in transactions[at]])
+                    connection.pipeline_sync()
+                for at, each in zip(places, sent, strict=True):
+                    self._receive(connection, each, found[at], failed[at])
         except Error as error:
             lost = connection.status == pq.ConnStatus.BAD
             self.close()

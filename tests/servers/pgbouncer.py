@@ -1,0 +1,65 @@
+"""A PgBouncer of the tests' own, in transaction mode, in front of one of their PostgreSQL servers.
+
+Owns: its folder, its process and its end. It listens on a socket in that folder only, and refuses
+root: for root it runs as PostgreSQL's user.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.servers.postgres import Server
+from tests.worker.workers import SECONDS, until
+
+POOLED = 3
+"""So many connections to the server are shared by all: fewer than a test opens."""
+_PORT = 6432
+_SETTINGS = """
+[databases]
+postgres = host={server} dbname=postgres user=dibs
+[pgbouncer]
+listen_addr =
+listen_port = {port}
+unix_socket_dir = {folder}
+auth_type = any
+pool_mode = transaction
+default_pool_size = {pooled}
+server_reset_query = DISCARD ALL
+server_reset_query_always = 1
+"""
+
+
+def program() -> str | None:
+    """Return where PgBouncer is, or None where there is none."""
+    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+@contextmanager
+def pooling(program: str, server: Server) -> Iterator[str]:
+    """Start one in front of `server`; yield the URL of its database through it, and end it."""
+    folder = Path(tempfile.mkdtemp(prefix="dibs-pgb-"))
+    user = None if os.getuid() else "postgres"
+    if user:
+        os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+    settings = folder / "pgbouncer.ini"
+    text = _SETTINGS.format(server=server.folder, folder=folder, port=_PORT, pooled=POOLED)
+    settings.write_text(text)
+    settings.chmod(0o644)
+    socket, log = folder / f".s.PGSQL.{_PORT}", folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [program, str(settings)], stdout=output, stderr=output, user=user, cwd=folder
+        )
+    try:
+        until(lambda: socket.exists() or process.poll() is not None, "PgBouncer is up")
+        assert process.poll() is None, log.read_text()
+        yield f"postgresql://dibs@/postgres?host={folder}&port={_PORT}"
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+        shutil.rmtree(folder)
