@@ -60,6 +60,6 @@ def pooling(program: str, server: Server) -> Iterator[str]:
         assert process.poll() is None, log.read_text()
         yield f"postgresql://dibs@/postgres?host={folder}&port={_PORT}"
     finally:
-        process.terminate()
+        process.kill()  # a newer one waits for its clients when it is asked
         process.wait(SECONDS)
         shutil.rmtree(folder)

@@ -26,6 +26,7 @@ from dibs.runners.contract import (
     Withdraw,
 )
 from dibs.runners.host import NO_THREAD_MS
+from dibs.runners.inprocess import InProcessRunner
 from dibs.runners.processes import ProcessRunner
 
 T = TypeVar("T")
@@ -378,6 +379,27 @@ def test_the_black_box_tells_what_ran_when_the_process_died(driver: Driver) -> N
     [crash] = driver.start(("segfaults", b"{}"))
     assert driver.death() == "signal SIGSEGV"
     assert set(driver.runner.running()) == {*serials, crash}
+
+
+def test_a_runner_of_threads_that_is_closed_before_it_begins_ends() -> None:
+    for _ in range(50):
+        runner = InProcessRunner("memory://", {}, 2)
+        runner.close()
+        runner._thread.join(WAIT_SECONDS)
+        assert not runner._thread.is_alive()
+
+
+def test_a_process_that_cannot_be_started_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object, **__: object) -> int:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(os, "posix_spawn", refused)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(BlockingIOError):
+        ProcessRunner("zoo:app", 4)
+    assert os.listdir("/proc/self/fd") == before
 
 
 NO_THREADS = """

@@ -20,12 +20,13 @@ class Acks(Struct):
 
     `receipts` are by fence: leases of one fence are ended by one comparison. `results` are the ids
     and values of what is to be kept, by the milliseconds for which it is, and `ends` are the ids of
-    what is to be kept without a value. `count` is of all.
+    what is to be kept without a value; `kept` counts both. `count` is of all acknowledgements.
     """
 
     receipts: dict[int, list[int | str]]
     results: dict[int, tuple[list[bytes], list[bytes]]]
     ends: dict[int, list[bytes]]
+    kept: int
     count: int
 
 
@@ -46,6 +47,7 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
     receipts: dict[int, list[int | str]] = {}
     results: dict[int, tuple[list[bytes], list[bytes]]] = {}
     ends: dict[int, list[bytes]] = {}
+    total = 0
     for settlement in settlements:
         lease, outcome = settlement.lease, settlement.outcome
         if type(outcome) is Ack:
@@ -54,6 +56,7 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
                 own = lease.message.id
                 # Results come by the hundred thousand, and few have a record: spared a call.
                 kept = kept_under(own, outcome) if outcome.record else [(own, outcome.keep_ms)]
+                total += len(kept)
                 for id, asked_ms in kept:
                     keep_ms = min(asked_ms, MAX_DURATION_MS)
                     if outcome.result is None:
@@ -62,7 +65,7 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
                         ids, values = results.setdefault(keep_ms, ([], []))
                         ids.append(id)
                         values.append(outcome.result)
-    return Acks(receipts, results, ends, sum(map(len, receipts.values())))
+    return Acks(receipts, results, ends, total, sum(map(len, receipts.values())))
 
 
 def other_end(lease: Lease, outcome: Nack | DeadLetter | Release, now_ms: int) -> dict[str, Any]:

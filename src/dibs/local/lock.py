@@ -19,8 +19,8 @@ from dibs.local.disk import beside, open_private
 from dibs.local.fork import drop_in_child
 
 SPIN_SECONDS = 0.001
-"""How long the first in line asks again and again before it sleeps. The holder is at its commit
-mostly, and to be woken through the helper takes half as long as that (benchmarks: `contention`)."""
+"""How long the first in line asks again and again before it sleeps: the holder is at its commit
+mostly, which is over by then, and to be woken takes two wakes (benchmarks: `contention`)."""
 
 
 class WriteLock:

@@ -1,1 +1,1 @@
-"""The runners: what runs user code in slots, on both sides of the socket pair."""
+"""The runners: what runs user code in slots, on both sides of the socket pairs."""

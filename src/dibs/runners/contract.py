@@ -155,7 +155,7 @@ class FrameBuffer:
 
 
 class Runner(Protocol):
-    """A runner as the pump sees it: slots on the other side of a socket pair.
+    """A runner as the pump sees it: slots on the other side of two socket pairs.
 
     `pid` is the process that user code runs in. `slots` is how many jobs run at a time.
     """

@@ -15,7 +15,6 @@ from dibs.message import Lease, Release
 from dibs.runners.blackbox import BlackBox
 from dibs.runners.contract import (
     RECEIVE_BYTES,
-    Await,
     Down,
     FrameBuffer,
     Quit,
@@ -26,8 +25,8 @@ from dibs.runners.contract import (
     decode_down,
 )
 from dibs.runners.execute import SlowTasks
-from dibs.runners.inbox import Inbox
 from dibs.runners.loop import LoopRunner
+from dibs.runners.looplink import LoopLink
 from dibs.runners.outbox import Outbox
 from dibs.runners.slots import Item, Slots
 from dibs.runners.threads import ThreadRunner
@@ -51,7 +50,7 @@ class Host:
         slots: int,
         abandoned: Callable[[], None],
     ) -> None:
-        self._link, loops_link = links
+        self._link, awaited = links
         # One for all: to allocate as much for each frame takes longer than to read a small one.
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._tasks = tasks
@@ -59,8 +58,8 @@ class Host:
         self._outbox = Outbox(self._link, self._lost_pump)
         shared = Slots(box, slots, self._outbox, SlowTasks(self._tell))
         self._slots = shared
-        self._inbox = Inbox(loops_link, self._start)
-        self._loop = LoopRunner(shared, self._inbox)
+        self._loop_link = LoopLink(awaited, self._start)
+        self._loop = LoopRunner(shared, self._loop_link)
         self._threads = ThreadRunner(shared)
         self._loop.rival_waits = self._threads.waits
         self._loop.hand_over = self._threads.nudge
@@ -100,10 +99,10 @@ class Host:
 
     def _obey(self, frame: Down) -> None:
         match frame:
-            case Start(first, leases) | Await(first, leases):
+            case Start(first, leases):
                 self._start(first, leases)
             case Withdraw(keep, awaited):
-                self._inbox.read_until(awaited)
+                self._loop_link.read_until(awaited)
                 self._withdraw(keep)
             case StopJob(serial, reason):
                 self._loop.stop_job(serial, reason)

@@ -6,9 +6,7 @@ is for tests, for debugging, and for a small consumer inside a web application.
 Called by: the worker's crew, through `in_process_spawner`.
 """
 
-import contextlib
 import os
-import socket
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -31,10 +29,11 @@ class InProcessRunner:
         self.slots = slots
         self.pid = os.getpid()
         self._links = Links()
-        self._theirs, _ = self._links.theirs
         self._box = BlackBox(-1, slots)
         self._killed = False
-        self._theirs.sendall(encode(Hello(url, [task.info for task in tasks.values()], [])))
+        self._links.theirs[0].sendall(
+            encode(Hello(url, [task.info for task in tasks.values()], []))
+        )
         host = Host(self._links.theirs, tasks, self._box, slots, abandoned=lambda: None)
         self._thread = threading.Thread(
             target=self._run, args=(host,), name="dibs-loop", daemon=True
@@ -42,9 +41,12 @@ class InProcessRunner:
         self._thread.start()
 
     def _run(self, host: Host) -> None:
-        host.run()
-        with contextlib.suppress(OSError):
-            self._theirs.shutdown(socket.SHUT_RDWR)  # the pump waits for the end of the link
+        # They are this thread's to close: it may not even have begun when `close` is called.
+        try:
+            host.run()
+        finally:
+            for end in self._links.theirs:
+                end.close()  # the pump waits for the end of the link
 
     def filenos(self) -> Sequence[int]:
         """Return the link, while there is one."""
@@ -86,5 +88,3 @@ class InProcessRunner:
     def close(self) -> None:
         """Give up the descriptors."""
         self._links.close()
-        for end in self._links.theirs:
-            end.close()

@@ -2,15 +2,19 @@
 
 Owns: the bytes that wait for room in a socket, the frames that have arrived, and which frame goes
 over which of the two.
-Must never: block, or know what a frame means.
+Must never: block, or look into a frame.
 Called by: `processes.py` and `inprocess.py`, which make it a `Runner`.
 """
 
 import contextlib
+import errno
 import socket
 from collections.abc import Sequence
 
 from dibs.runners.contract import RECEIVE_BYTES, Await, Down, FrameBuffer, Up, decode_up, encode
+
+_NOT_NOW = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS}
+"""There is no room: what waits goes later, for the other end counts what was sent."""
 
 
 class Link:
@@ -42,10 +46,9 @@ class Link:
             while self._waiting:
                 sent = self._socket.send(self._waiting)
                 del self._waiting[:sent]
-        except BlockingIOError:
-            return
-        except OSError:
-            self._waiting.clear()
+        except OSError as error:
+            if error.errno not in _NOT_NOW:
+                self._waiting.clear()
 
     def receive(self) -> list[Up]:
         """Return the frames that have arrived."""

@@ -2,7 +2,8 @@
 
 Owns: the event loop and its movers. A mover is one long-lived asyncio task that runs one job after
 the other in a slot: a job that never waits costs no task, no future and no trip through the loop.
-Must never: talk to the broker, or share its thread with anything but user code.
+Must never: talk to the broker, or share its thread with anything but user code and the reading of
+what is to run.
 Called by: the host (`push`, from its link thread or the loop's own; `stop_job`), the thread runner
 (`nudge`).
 """
@@ -17,7 +18,7 @@ from typing import cast
 
 from dibs.runners.contract import StopReason
 from dibs.runners.execute import failed, returned
-from dibs.runners.inbox import Inbox
+from dibs.runners.looplink import LoopLink
 from dibs.runners.slots import Item, Slot, Slots
 from dibs.running import current
 
@@ -28,14 +29,14 @@ SLICE_NS = 5_000_000
 class LoopRunner:
     """Runs coroutines; `run` is its thread's whole life."""
 
-    def __init__(self, slots: Slots, inbox: Inbox) -> None:
+    def __init__(self, slots: Slots, link: LoopLink) -> None:
         self.queue: deque[Item] = deque()
         self.rival_waits: Callable[[], bool] = bool
         """Whether the thread runner has jobs that wait for a slot."""
         self.hand_over: Callable[[], None] = lambda: None
         """Tells the thread runner that a slot is free."""
         self._slots = slots
-        self._inbox = inbox
+        self._link = link
         self._thread = 0
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()
@@ -50,12 +51,12 @@ class LoopRunner:
         """Run the loop until `quit`; what is left on it then is cancelled."""
         self._thread = get_ident()
         with self._runner:
-            self._loop.add_reader(self._inbox, self._read)
+            self._loop.add_reader(self._link, self._read)
             self._runner.run(self._wait())
 
     def _read(self) -> None:
-        if not self._inbox.read():
-            self._loop.remove_reader(self._inbox)
+        if not self._link.read():
+            self._loop.remove_reader(self._link)
 
     async def _wait(self) -> None:
         await self._over

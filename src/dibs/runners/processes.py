@@ -1,6 +1,6 @@
 """Runner processes, from the pump's side: started, watched, killed.
 
-Owns: the child process, its link and its black box.
+Owns: the child process, its links and its black box.
 Must never: import user code, or wait for a child that still lives.
 Called by: the worker's crew, through `spawner`.
 """
@@ -34,14 +34,17 @@ class ProcessRunner:
 
     def __init__(self, app_path: str, slots: int, url: str | None = None) -> None:
         self.slots = slots
-        memory = BlackBox.allocate(slots)
-        self._box = BlackBox(memory, slots)
         self._links = Links()
-        given = [*(end.fileno() for end in self._links.theirs), memory]
-        self.pid = _start([app_path, str(slots), url or ""], given)
-        for end in self._links.theirs:
-            end.close()
-        os.close(memory)
+        with contextlib.ExitStack() as given, contextlib.ExitStack() as unless_started:
+            unless_started.callback(self._links.close)
+            for end in self._links.theirs:
+                given.callback(end.close)
+            memory = BlackBox.allocate(slots)
+            given.callback(os.close, memory)
+            self._box = BlackBox(memory, slots)
+            ends = [*(end.fileno() for end in self._links.theirs), memory]
+            self.pid = _start([app_path, str(slots), url or ""], ends)
+            unless_started.pop_all()
         # Readable when the process dies. Where there is none (macOS) the link's end must do; a
         # grandchild that inherited the link would hide it, so it is the second choice.
         self._death_watch = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None

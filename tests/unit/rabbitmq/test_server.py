@@ -202,14 +202,14 @@ def test_rule_23_the_jobs_of_a_silent_holder_are_back_after_three_heartbeats(
 ) -> None:
     """One is a third of the shortest lease that it expects: else it would be ten seconds."""
     other = open_one()
-    publish(other, message(visibility_timeout_ms=3_000))
+    publish(other, message(visibility_timeout_ms=9_000))
     with Proxy("127.0.0.1", server.port) as proxy:
         through = f"{server.url(proxy.port)}?prefix={prefix_of(url)}"
         holder = open_url(through, clock=SystemClock(), worker_id=os.urandom(16))
-        holder.expect(3_000)
+        holder.expect(9_000)
         (lease,) = claim(holder)
         proxy.suffer(Faults(stalled=True))
-        (again,) = claimed(other, 1, 3 * 1 + 2)
+        (again,) = claimed(other, 1, 3 * 3 + 2)
         assert ids([again]) == ids([lease])
         proxy.heal()
         assert settle(holder, lease, Ack()) == Stale()

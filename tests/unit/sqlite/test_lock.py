@@ -64,6 +64,7 @@ def test_the_first_in_line_takes_a_lock_that_gets_free_at_once_without_going_to_
 ) -> None:
     holder, first = WriteLock(path), WriteLock(path)
     holder.acquire(0)
+    monkeypatch.setattr("dibs.local.lock.SPIN_SECONDS", 60.0)
     monkeypatch.setattr(os, "sched_yield", holder.release)
     first.acquire(60)
     assert first._helper is None

@@ -32,6 +32,7 @@ _BATCH = 2_000
 _LOST = (AMQPError, TooLate, OSError)
 _ACCESS_REFUSED = 403
 _LONGEST_HEARTBEAT_SECONDS = 10
+_SHORTEST_HEARTBEAT_SECONDS = 3  # a pump may be silent for 5 s, which loses every lease at less
 _SHORTEST_CALL_SECONDS = 0.5
 W = TypeVar("W", bound=Wire)
 _ANSWERS: dict[Fate, contract.Published] = {"stored": contract.STORED}
@@ -104,7 +105,7 @@ class RabbitBroker(contract.Broker):
 
     def expect(self, shortest_lease_ms: int) -> None:
         """Have a holder that fell silent be noticed within its lease: after three heartbeats."""
-        third = max(1, shortest_lease_ms // 3_000)
+        third = max(_SHORTEST_HEARTBEAT_SECONDS, shortest_lease_ms // 3_000)
         self._heartbeat_seconds = min(self._heartbeat_seconds, third)
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
@@ -300,7 +301,6 @@ class RabbitBroker(contract.Broker):
 
     def _hurry(self, message: Message) -> None:
         """Let no call take a lease's time; but have patience, for to give up loses them all."""
-        self.expect(message.visibility_timeout_ms)  # of the next connection: this one is as it is
         sixth = max(_SHORTEST_CALL_SECONDS, message.visibility_timeout_ms / 6_000)
         self._limit.seconds = min(self._limit.seconds, sixth)
 

@@ -272,13 +272,13 @@ class SqliteBroker(contract.Broker):
 
     def _keep(self, acks: Acks) -> None:
         now = self._clock.wall_ms()
-        for keep_ms, (ids, values) in acks.results.items():
-            self._run("keep_results", b"".join(ids), blobs(values), now + keep_ms)
         for keep_ms, ids in acks.ends.items():
             self._run("keep_ends", blobs(ids), now + keep_ms)
-        if acks.results or acks.ends:
+        for keep_ms, (ids, values) in acks.results.items():
+            self._run("keep_results", b"".join(ids), blobs(values), now + keep_ms)
+        if acks.kept:
             # Here too: where there is always work, no moment is idle, and results would pile up.
-            self._run("prune_results", now, 4 * acks.count)
+            self._run("prune_results", now, 2 * acks.kept)
 
     def _revived(self, lease: Lease) -> int | None:
         """Take a message whose lease ran out off its queue, and return the queue's number."""

@@ -6,7 +6,8 @@ Must never: hold SQL beyond the call of a function, or show a connection string.
 Called by: `listener`, adapters.
 
 It speaks `psycopg.pq`, libpq itself: a transaction and what comes after its commit leave in one
-packet, and every wait has an end, also when the server is stopped in the middle of an answer.
+packet (but not behind a pooler), and every wait has an end, also when the server is stopped in the
+middle of an answer.
 """
 
 import select
@@ -59,7 +60,7 @@ def reached(connect: Connect, seconds: float, shown: str) -> Connection[Any]:
         if "unsupported startup parameter" in str(error):
             raise BrokerRefused(
                 f"{shown} is behind a pooler that takes no settings ({_first_line(error)}): add"
-                " listen=no to the URL (docs/postgres.md, The URL)"
+                " listen=no to the URL, and no options (docs/postgres.md, The URL)"
             ) from error
         raise BrokerUnavailable(f"{shown} cannot be reached: {_first_line(error)}") from error
 
@@ -108,7 +109,8 @@ class Session:
         """Call functions in one transaction; return the rows of each.
 
         `before` is called in a transaction before that, and `after` in one after it, without a way
-        to the server and back in between; whatever becomes of them is nobody's affair.
+        to the server and back in between, where there is no pooler; whatever becomes of them is
+        nobody's affair.
 
         Raises:
             Unanswered: the connection was lost on the way, or no answer came in time.

@@ -17,12 +17,14 @@ from dibs.message import Lease
 from dibs.runners.contract import RECEIVE_BYTES, Await, FrameBuffer, decode_down
 
 
-class Inbox:
+class LoopLink:
     """Reads frames of the loop's link; `take` is called with the jobs of each, by who reads."""
 
     def __init__(self, link: socket.socket, take: Callable[[int, list[Lease]], None]) -> None:
         link.setblocking(False)
         self._link = link
+        # Kept, because a socket that was closed meanwhile has none, and must be found ended.
+        self._descriptor = link.fileno()
         self._take = take
         self._frames = FrameBuffer()
         self._room = memoryview(bytearray(RECEIVE_BYTES))
@@ -33,7 +35,7 @@ class Inbox:
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there is something to read."""
-        return self._link.fileno()
+        return self._descriptor
 
     def read(self) -> bool:
         """Take in what there is, if nobody else is at it; return whether there will be more."""
@@ -47,7 +49,7 @@ class Inbox:
     def read_until(self, jobs: int) -> None:
         """Take in what comes until so many jobs have come in all: they were sent, so they come."""
         poll = select.poll()
-        poll.register(self._link, select.POLLIN)
+        poll.register(self._descriptor, select.POLLIN)
         with self._reading:
             while self._jobs < jobs and not self._ended:
                 poll.poll()
