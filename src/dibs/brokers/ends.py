@@ -47,7 +47,6 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
     receipts: dict[int, list[int | str]] = {}
     results: dict[int, tuple[list[bytes], list[bytes]]] = {}
     ends: dict[int, list[bytes]] = {}
-    total = 0
     for settlement in settlements:
         lease, outcome = settlement.lease, settlement.outcome
         if type(outcome) is Ack:
@@ -56,7 +55,6 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
                 own = lease.message.id
                 # Results come by the hundred thousand, and few have a record: spared a call.
                 kept = kept_under(own, outcome) if outcome.record else [(own, outcome.keep_ms)]
-                total += len(kept)
                 for id, asked_ms in kept:
                     keep_ms = min(asked_ms, MAX_DURATION_MS)
                     if outcome.result is None:
@@ -65,7 +63,9 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
                         ids, values = results.setdefault(keep_ms, ([], []))
                         ids.append(id)
                         values.append(outcome.result)
-    return Acks(receipts, results, ends, total, sum(map(len, receipts.values())))
+    count = sum(map(len, receipts.values()))
+    stored = sum(len(ids) for ids, _ in results.values()) + sum(map(len, ends.values()))
+    return Acks(receipts, results, ends, stored, count)
 
 
 def other_end(lease: Lease, outcome: Nack | DeadLetter | Release, now_ms: int) -> dict[str, Any]:

@@ -330,10 +330,9 @@ class Pump:
         awaited = {name for name in names if self._tasks[name].kind == "async"}
         if not awaited or awaited == names:  # mostly so
             return [(Await if awaited else Start, leases)]
-        others = [lease for lease in leases if lease.message.task not in awaited]
         return [
             (Await, [lease for lease in leases if lease.message.task in awaited]),
-            (Start, others),
+            (Start, [lease for lease in leases if lease.message.task not in awaited]),
         ]
 
     def _serve_waiting(self, now: float) -> None:

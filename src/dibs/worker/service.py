@@ -230,8 +230,7 @@ class Service:
         watched: list[tuple[int, int]] = []
         for member in self._crew.members.values():
             runner = member.runner
-            if runner.unsent():
-                runner.flush()
+            runner.flush()
             unsent = runner.unsent()
             watched += [
                 (descriptor, select.POLLIN | select.POLLOUT * (descriptor in unsent))
