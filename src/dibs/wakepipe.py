@@ -16,6 +16,11 @@ class WakePipe:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
 
+    @property
+    def writer(self) -> int:
+        """The descriptor that rings with each byte written to it."""
+        return self._writer
+
     def fileno(self) -> int:
         """Return the descriptor that is readable once it was rung."""
         return self._reader

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -22,7 +23,9 @@ from dibs.errors import BrokerBusy, BrokerUnavailable
 from dibs.events import BrokerBack, BrokerTrouble, LeaseLost
 from dibs.message import Message
 from dibs.runners.inprocess import in_process_spawner
+from dibs.wakepipe import WakePipe
 from dibs.worker.service import Plan, Service
+from dibs.worker.signals import stop_signals
 from tests.worker.workers import Scene, alive, catches, children, until
 
 # Drain
@@ -193,6 +196,33 @@ def test_a_stop_while_the_app_is_imported_ends_in_order(scene: Scene) -> None:
         assert worker.end(3) == code
         assert "Traceback" not in worker.text
         until(lambda pid=runner: not alive(pid), "the runner's end", 2)
+
+
+def test_a_stop_in_the_midst_of_an_import_is_not_lost(scene: Scene) -> None:
+    """What a signal's handler raises there is swallowed, as in any callback of a weak reference."""
+    (scene.folder / "sitecustomize.py").write_text(
+        "import os, signal, sys, weakref\n"
+        "class Importing:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'dibs.cli.terminal':\n"
+        "            gone = weakref.ref(Importing(), stop)\n"
+        "def stop(gone):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Importing())\n"
+    )
+    there = f"PYTHONPATH={scene.folder}"
+    worker = scene.start(["env", there, sys.executable, "-m", "dibs", "worker", "zoo:app"])
+    assert worker.end() == 0
+    assert "slots" not in worker.text, "it went on as if nobody had asked"
+
+
+def test_a_signal_wakes_the_wait_that_its_handler_came_too_early_for() -> None:
+    wake = WakePipe()
+    with stop_signals(lambda _: None, wake.writer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert select.select([wake], [], [], 0)[0]
+    assert signal.set_wakeup_fd(-1) == -1
+    wake.close()
 
 
 def test_a_stop_at_any_moment_of_the_start_ends_in_order(scene: Scene) -> None:
@@ -514,7 +544,9 @@ def test_a_changed_file_ends_the_wait_for_a_broker_that_is_away(
     service = Service(in_process_spawner(app.url, app.tasks), Plan(), lambda _: None)
     looks = iter((False, False, True))
     service.start()
-    assert service.run(broker, service.wait_for_app(), changed=looks.__next__) == 0
+    hello = service.wait_for_app()
+    assert hello is not None
+    assert service.run(broker, hello, changed=looks.__next__) == 0
     assert list(looks) == []
     service.close()
     broker.close()

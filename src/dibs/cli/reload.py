@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from dibs.cli.lines import Lines
 
-LOOK_SECONDS = 0.5
 LAG_NS = 20_000_000
 """A file's time may be so much older than the moment of its writing: kernels count in ticks."""
 
@@ -43,11 +42,6 @@ class Files:
                 self.changed = path
                 return True
         return False
-
-    def wait(self) -> None:
-        """Wait until one changes."""
-        while not self():
-            time.sleep(LOOK_SECONDS)
 
     def start_anew(self) -> NoReturn:
         """Replace this process by the same command, with the same process id."""

@@ -1,9 +1,8 @@
 """What a signal to stop does to `dibs worker`.
 
-Owns: the end while there is nothing to stop in order yet; then the stop in order; and the last
-resort, where the broker does not answer (another process may be stopped inside a commit) and the
-worker ends all the same, when it said it would.
-Must never: end a worker in disorder that could still end in order.
+Owns: the stop in order; and the last resort, where the broker does not answer (another process may
+be stopped inside a commit) and the worker ends all the same, when it said it would.
+Must never: end a worker in disorder that could still end in order, or raise in a handler.
 Called by: `worker.py`.
 """
 
@@ -14,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
+from dibs.cli import EXIT_INTERRUPTED
+from dibs.worker.service import EXIT_DONE, Service
 from dibs.worker.signals import stop_signals
 
 LATE_SECONDS = 1.5
@@ -23,39 +24,35 @@ LATE_SECONDS = 1.5
 class Stops:
     """Hears the signals: `seconds` is the shutdown timeout, a second signal ends it at once."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, service: Service, seconds: float) -> None:
+        self._service = service
         self._seconds = seconds
-        self._stop: Callable[[], None] | None = None
+        self._first: int | None = None
         # A signal may interrupt the handling of another: `SimpleQueue.put` is safe there.
         self._asked: SimpleQueue[float | None] = SimpleQueue()
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Hear signals; each ends the process until there is a worker `at_work`."""
-        with stop_signals(self._hear):
-            yield
-
-    @contextmanager
-    def at_work(self, stop: Callable[[], None], give_up: Callable[[], None]) -> Iterator[None]:
-        """Let each signal call `stop`; call `give_up`, which must not return, when time is up."""
-        self._stop = stop
+    def heard(self, give_up: Callable[[], None]) -> Iterator[None]:
+        """Let each signal stop the service; call `give_up`, which must not return, in time."""
         watch = threading.Thread(target=self._watch, args=(give_up,), daemon=True)
         watch.start()
         try:
-            yield
+            with stop_signals(self._hear, self._service.wake_descriptor):
+                yield
         finally:
             self._asked.put(None)
             watch.join()
 
+    def code_before_work(self) -> int:
+        """Return the exit code of a worker that was stopped before it had begun."""
+        return EXIT_INTERRUPTED if self._first == signal.SIGINT else EXIT_DONE
+
     def _hear(self, number: int) -> None:
-        if self._stop is not None:
-            self._stop()
-            self._asked.put(self._seconds)
-            self._seconds = 0.0
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            raise SystemExit(0)
+        if self._first is None:
+            self._first = number
+        self._service.stop()
+        self._asked.put(self._seconds)
+        self._seconds = 0.0
 
     def _watch(self, give_up: Callable[[], None]) -> None:
         seconds = self._asked.get()

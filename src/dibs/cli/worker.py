@@ -19,7 +19,9 @@ import click
 from msgspec import Struct
 
 from dibs.cli.commands import examples
+from dibs.cli.lines import Lines
 from dibs.cli.stops import Stops
+from dibs.clock import SystemClock
 from dibs.errors import AppImportFailed, AppNotFound, OptionError, UserError
 from dibs.events import Event, Observer
 from dibs.runners.contract import Hello, Spawner
@@ -27,7 +29,6 @@ from dibs.worker.service import EXIT_RELEASED_LATE, Plan, Service, calm_collecto
 
 if TYPE_CHECKING:
     from dibs.brokers.contract import Broker
-    from dibs.cli.lines import Lines
     from dibs.cli.reload import Files
     from dibs.cli.terminal import Terminal
 
@@ -128,19 +129,18 @@ def work(
         for observer in observers:
             observer(event)
 
-    stops = Stops(plan.shutdown_timeout)
-    with stops.heard(), contextlib.ExitStack() as cleaning:
-        service = Service(_spawner(wish), plan, tell)
+    write = Lines(sys.stderr.fileno())
+    service = Service(_spawner(wish), plan, tell)
+    stops = Stops(service, plan.shutdown_timeout)
+    with contextlib.ExitStack() as cleaning:
         cleaning.callback(service.close)
+        cleaning.enter_context(stops.heard(partial(_give_up, service, write)))
         since_ns = time.time_ns()
         service.start()
         # The runners import the app from here on: what this process imports now costs no time.
         from dibs.cli.broker import opened
-        from dibs.cli.lines import Lines
         from dibs.cli.terminal import Terminal
-        from dibs.clock import SystemClock
 
-        write = Lines(sys.stderr.fileno())
         terminal = Terminal(write, SystemClock())
         observers.append(terminal)
         try:
@@ -148,19 +148,21 @@ def work(
         except (AppImportFailed, AppNotFound) as exc:
             if not wish.reload:
                 raise
-            return _wait_for_repair(wish.app, exc, write, since_ns), 0
+            near = _wait_for_repair(wish.app, exc, service, write, since_ns)
+            return near, stops.code_before_work()
+        if hello is None:
+            return None, stops.code_before_work()
         broker = (opens or opened)(hello.url)
         cleaning.callback(broker.close)
         files = _files(hello.files, since_ns) if wish.reload else None
-        give_up = partial(_give_up, service, write)
-        with stops.at_work(service.stop, give_up), _ticking(terminal):
+        with _ticking(terminal):
             write(_banner(wish, plan, hello, broker))
             code = service.run(broker, hello, files)
         terminal.finish(_left(plan, hello, broker))
         return files, code
 
 
-def _give_up(service: Service, write: "Lines") -> None:
+def _give_up(service: Service, write: Lines) -> None:
     service.kill()
     write("the broker does not answer: jobs held here return when their leases run out\n")
     os._exit(EXIT_RELEASED_LATE)
@@ -216,13 +218,15 @@ def _files(paths: list[str], since_ns: int) -> "Files":
     return Files(paths, since_ns)
 
 
-def _wait_for_repair(app: str, exc: UserError, write: "Lines", since_ns: int) -> "Files":
+def _wait_for_repair(
+    app: str, exc: UserError, service: Service, write: Lines, since_ns: int
+) -> "Files":
     from dibs.cli.reload import files_near
     from dibs.text import printable
 
     write(f"dibs: {printable(str(exc))}\nwaiting for a file to change\n")
     files = files_near(app, since_ns)
-    files.wait()
+    service.wait_for(files)
     return files
 
 

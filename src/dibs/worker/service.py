@@ -80,15 +80,15 @@ class Service:
         """Start the runners; they import the app while the caller does other things."""
         self._crew.start(self._clock.monotonic())
 
-    def wait_for_app(self) -> Hello:
-        """Return what the first runner says of the app.
+    def wait_for_app(self) -> Hello | None:
+        """Return what the first runner says of the app, or None: a stop was asked for meanwhile.
 
         Raises:
             AppImportFailed: the app cannot be imported; the text is the runner's.
             WorkerError: a runner died, or said nothing for a minute.
         """
         deadline = self._clock.monotonic() + _START_SECONDS
-        while True:
+        while not self._stops:
             dead = self._crew.deaths()
             for _, frame in self._crew.receive():
                 if isinstance(frame, Hello):
@@ -100,6 +100,12 @@ class Service:
             if self._clock.monotonic() > deadline:
                 raise WorkerError(f"no runner process was ready within {_START_SECONDS:g} s")
             self._wait(self._runner_descriptors(), deadline)
+        return None
+
+    def wait_for(self, changed: Callable[[], bool]) -> None:
+        """Ask `changed` twice a second until it says yes, or a stop is asked for."""
+        while not (self._stops or changed()):
+            self._wait([], self._at_most(None, changed))
 
     def run(self, broker: Broker, hello: Hello, changed: Callable[[], bool] | None = None) -> int:
         """Work until a stop is asked for, or until drained; return the exit code.
@@ -129,6 +135,11 @@ class Service:
         """Ask for a stop, from any thread or signal handler; a second time: now."""
         self._stops += 1
         self._wake.ring()
+
+    @property
+    def wake_descriptor(self) -> int:
+        """Where a byte ends the wait, so that a stop is looked for; for a signal's own handler."""
+        return self._wake.writer
 
     def kill(self) -> None:
         """End the runners at once, from any thread."""
