@@ -1,6 +1,6 @@
 """How far ahead a runner is fed, over time that is passed in."""
 
-from dibs.worker.prefetch import AHEAD_SECONDS, STALL_SECONDS, Pace
+from dibs.worker.prefetch import AHEAD_SECONDS, MOST_AHEAD, STALL_SECONDS, Pace
 
 
 def steady(pace: Pace, jobs_per_second: int, seconds: float, step: float = 0.001) -> float:
@@ -21,6 +21,12 @@ def test_quick_jobs_are_given_what_starts_within_the_horizon() -> None:
     pace = Pace()
     now = steady(pace, 100_000, 0.2)
     assert abs(pace.ahead(now) - 100_000 * AHEAD_SECONDS) <= 20
+
+
+def test_however_quick_the_jobs_are_the_memory_that_they_take_is_bounded() -> None:
+    pace = Pace()
+    now = steady(pace, 10_000_000, 0.2)
+    assert pace.ahead(now) == MOST_AHEAD
 
 
 def test_slow_jobs_are_never_given_ahead() -> None:
