@@ -10,8 +10,8 @@ AHEAD_SECONDS = 0.020
 """A runner holds at most what it will start within this time: longer than a trip to the broker
 and back, so that quick jobs stream, and far shorter than anybody would wait for a slow one."""
 
-MOST_AHEAD = 6_000
-"""A runner never holds more than that ahead, for at 300,000 jobs a second it is those 20 ms, and
+MOST_AHEAD = 4_500
+"""A runner never holds more than that ahead, for more speeds up nothing (benchmarks: `drain`), and
 each takes memory at both ends: what the quickest moment of a week took would be kept for good."""
 
 STALL_SECONDS = 0.100
