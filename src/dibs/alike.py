@@ -65,6 +65,9 @@ def runs_of(messages: Sequence[Message]) -> list[Alike]:
     """Cut a batch, in its order, into runs of messages that are alike."""
     if type(messages) is Alike:  # `isinstance` of a sequence is a slow call
         return [messages]
+    if len(messages) == 1:  # to compare it with nothing takes a hundredth of an `enqueue`
+        (message,) = messages
+        return [Alike(message, [message.id], [message.args])]
     runs: list[Alike] = []
     ids: list[bytes] = []
     args: list[bytes] = []

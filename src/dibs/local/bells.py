@@ -224,7 +224,8 @@ class Bells:
 
     def _waiting(self) -> list[str]:
         """Return the entries of all who wait."""
-        return [name for name in self._listed() if "@" in name]
+        names = self._listed()
+        return [name for name in names if "@" in name] if names else names
 
     def _ask(self, queue: str) -> bool:
         names = self._path(self._name), self._path(f"{queue}@{self._name}")

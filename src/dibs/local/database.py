@@ -82,7 +82,8 @@ class Database:
 
     def run(self, statement: str, *values: Any, **named: Any) -> list[Any]:
         """Run a statement of the `.sql` files and return its rows."""
-        self._check_process()
+        if self._pid != os.getpid():
+            raise self._inherited()
         try:
             return self.connection.execute(self.sql[statement], named or values).fetchall()
         except (apsw.Error, OverflowError, UnicodeDecodeError) as error:
@@ -112,7 +113,8 @@ class Database:
         must not while the reserve is spent. If nobody can tell whether it is done, that is raised
         as `unsure`.
         """
-        self._check_process()
+        if self._pid != os.getpid():
+            raise self._inherited()
         longest = LOCK_SHARE * self._call_seconds
         deadline = time.monotonic() + (longest if wait is None else wait)
         try:
@@ -142,9 +144,8 @@ class Database:
             self._call_seconds = seconds
             self.connection.set_busy_timeout(int(BUSY_SHARE * seconds * 1_000))
 
-    def _check_process(self) -> None:
-        if self._pid != os.getpid():
-            raise errors.BrokerError(f"{self.path} was opened before a fork: open it anew")
+    def _inherited(self) -> errors.BrokerError:
+        return errors.BrokerError(f"{self.path} was opened before a fork: open it anew")
 
     def checkpoint(self) -> None:
         """Move what can be moved from the log into the file, waiting for nobody."""

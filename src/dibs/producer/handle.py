@@ -68,9 +68,9 @@ class Handle:
         if not messages:
             return []
         broker = self._opened()
-        queues = queues_of(messages) - self._declared
-        if queues:
-            broker.declare(sorted(queues))
+        queues = queues_of(messages)
+        if not self._declared.issuperset(queues):
+            broker.declare(sorted(queues - self._declared))
             self._declared |= queues
         limit = broker.capabilities.batch_limit
         verdicts = self._stored(broker, messages[:limit])
@@ -83,10 +83,14 @@ class Handle:
         return verdicts
 
     def _stored(self, broker: Broker, messages: Sequence[Message]) -> list[Verdict]:
-        answers = self._answers(broker, messages)
-        ids = ids_of(messages)
-        if answers.count(STORED) == len(messages):
-            return list(ids)
+        answers: list[Published]
+        try:
+            answers = broker.publish(messages)
+        except PublishUnknown:
+            answers = [Unknown() for _ in messages]
+        if answers.count(STORED) == len(messages):  # one step in C, however many they are
+            return list(ids_of(messages))
+        self._ask_again(broker, messages, answers)
         return [
             message.id if type(answer) is Stored else verdict(message, answer, broker)
             for message, answer in zip(messages, answers, strict=True)
@@ -127,12 +131,10 @@ class Handle:
             broker = self._broker = self._open()
         return broker
 
-    def _answers(self, broker: Broker, messages: Sequence[Message]) -> list[Published]:
-        answers: list[Published]
-        try:
-            answers = broker.publish(messages)
-        except PublishUnknown:
-            answers = [Unknown() for _ in messages]
+    def _ask_again(
+        self, broker: Broker, messages: Sequence[Message], answers: list[Published]
+    ) -> None:
+        """Publish again whose answers were lost, and put the new ones in their places."""
         for _ in range(TRIES - 1):
             unsure = [i for i, answer in enumerate(answers) if type(answer) is Unknown]
             if not unsure:
@@ -143,7 +145,6 @@ class Handle:
                 continue
             for i, answer in zip(unsure, again, strict=True):
                 answers[i] = answer
-        return answers
 
 
 def verdict(message: Message, answer: Published, broker: Broker) -> Verdict:

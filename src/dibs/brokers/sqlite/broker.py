@@ -74,9 +74,8 @@ class SqliteBroker(contract.Broker):
         """Store them at once; one by one if there is a duplicate, to tell which."""
         now = self._clock.wall_ms()
         inserts = [_insert(run, now) for run in runs]
-        later = any(run.pattern.due_ms > now for run in runs)
         queues = {run.pattern.queue for run in runs}
-        together = partial(self._store, inserts, sum(map(len, runs)), now, later)
+        together = partial(self._store, inserts, now)
         try:
             answers, silent = self._db.write(
                 partial(self._ringing, queues, together),
@@ -102,19 +101,19 @@ class SqliteBroker(contract.Broker):
         return store(), self._bells.ring_again(queues)
 
     def _store(
-        self, inserts: list[tuple[str, list[Any]]], count: int, now: int, later: bool
+        self, inserts: list[tuple[str, int, list[Any]]], now: int
     ) -> list[contract.Published]:
-        connection, stored = self._db.connection, 0
-        for queue, values in inserts:
+        connection, count = self._db.connection, 0
+        for queue, wanted, values in inserts:
             self._run("insert", self._number(queue) or self._added(queue), *values)
-            stored += connection.changes()
-        if stored != count:
-            raise Undo
+            if connection.changes() != wanted:
+                raise Undo
+            count += wanted
         # The seqs have no gap: nobody else writes, and a conflict has raised.
         last = connection.last_insert_rowid()
         span = (last - count + 1, last, now)
         self._run("make_ready", *span)
-        if later:
+        if connection.changes() != count:
             self._run("schedule", *span)
         return [STORED] * count
 
@@ -124,7 +123,7 @@ class SqliteBroker(contract.Broker):
     def _store_one(self, message: Message, now: int) -> contract.Published:
         try:
             alone = Alike(message, [message.id], [message.args])
-            return self._store([_insert(alone, now)], 1, now, message.due_ms > now)[0]
+            return self._store([_insert(alone, now)], now)[0]
         except Undo:
             (holder,) = self._run("holder", message.id, message.unique_key)
             return contract.Duplicate(*holder)
@@ -373,11 +372,12 @@ class SqliteBroker(contract.Broker):
         return min((max(0, at - now) / 1000 for at, now in waits if at is not None), default=None)
 
 
-def _insert(run: Alike, now: int) -> tuple[str, list[Any]]:
-    """Return the queue of messages that are alike, and the other values of their insert.
+def _insert(run: Alike, now: int) -> tuple[str, int, list[Any]]:
+    """Return the queue of messages that are alike, how many, and the other values of their insert.
 
     Made before the lock is taken: whoever holds it should not wait for the interpreter's.
     """
     pattern = run.pattern
     headers = json.dumps(pattern.headers) if pattern.headers else None
-    return pattern.queue, [*_shared(pattern), headers, now, b"".join(run.ids), blobs(run.args)]
+    ids = b"".join(run.ids)
+    return pattern.queue, len(run.ids), [*_shared(pattern), headers, now, ids, blobs(run.args)]
