@@ -6,6 +6,8 @@ Called by: whoever refuses a name: of a parameter, a task, an option, a URL sche
 
 from collections.abc import Iterable
 
+_SHOWN = 12
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Say which of `known` is near `name`, as the tail of a sentence; else list a few of them."""
@@ -17,7 +19,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"; did you mean {_listed(near, 'or')}?"
     if not names:
         return "; there is none"
-    shown = names[:10]
+    shown = names[:_SHOWN]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     return f"; there is {', '.join(f'`{shown_name}`' for shown_name in shown)}{more}"
 
