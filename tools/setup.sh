@@ -46,3 +46,7 @@ else
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --no-deps --no-build-isolation -e .
 fi
+
+# As an installation does: the tests start dibs thousands of times, and some environments forbid the
+# interpreter to keep what it compiles.
+"$venv/bin/python" -m compileall -q src tests
