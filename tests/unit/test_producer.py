@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -20,10 +21,11 @@ from dibs.brokers.url import open_broker
 from dibs.clock import SystemClock
 from dibs.errors import BrokerBusy, BrokerFull, BrokerUnavailable, PublishUnknown
 from dibs.message import Message
-from dibs.producer.door import Door
+from dibs.producer.door import Door, Waiter
 from dibs.producer.handle import Handle
 from dibs.producer.producer import Producer
 from tests.unit.alarm import raising_alarm
+from tests.unit.steps import each_step, is_call_of
 
 # What forks a program that has threads is the caller's decision, and newer Pythons warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -443,6 +445,39 @@ def test_what_is_on_its_way_at_exit_is_stored_and_the_broker_closed(tmp_path: Pa
     )  # fmt: skip
     assert done.stderr == ""
     assert not list(tmp_path.glob("exit.db-wal"))  # the last to close cleans up
+
+
+def test_interrupted_on_its_way_into_the_queue_nobody_stays_there() -> None:
+    """Whoever leaves wakes the first in the queue alone, and that one must be alive."""
+    scripted = Scripted("ghost")
+    gate = Gate(scripted.broker.publish)
+    scripted.script = [gate]
+    door = door_to(scripted)
+    inside = Callers(door, [0])
+    assert gate.entered.wait(PATIENCE)
+    waits = is_call_of(Waiter.wait)
+
+    def is_second(frame: FrameType) -> bool:
+        return waits(frame) and frame.f_locals["self"].signal is not None
+
+    for number, interrupt in enumerate(each_step("producer/door.py", last=is_second), 1):
+        with interrupt:
+            door.publish(message(number))
+        assert not door._waiting, f"interrupted at step {number}"
+    gate.open.set()
+    inside.join()
+
+
+def test_interrupted_at_any_step_a_batch_leaves_the_door_open() -> None:
+    door = door_to(Scripted("batch"))
+    for number, interrupt in enumerate(each_step("producer/door.py")):
+        with interrupt:
+            door.publish_batch([message(number)])
+        assert door._lock.acquire(blocking=False), f"interrupted at step {number}"
+        assert door._inside is None
+        door._lock.release()
+        other = Callers(door, [1_000 + number])
+        assert other.join() == {1_000 + number: message(1_000 + number).id}
 
 
 def test_interrupted_at_any_moment_an_enqueue_leaves_the_door_open(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from dibs.runners.inprocess import in_process_spawner
 from dibs.wakepipe import WakePipe
 from dibs.worker.service import Plan, Service
 from dibs.worker.signals import stop_signals
+from tests.unit.steps import each_step
 from tests.worker.workers import Scene, alive, catches, children, until
 
 # Drain
@@ -216,6 +218,37 @@ def test_a_stop_in_the_midst_of_an_import_is_not_lost(scene: Scene) -> None:
     assert "slots" not in worker.text, "it went on as if nobody had asked"
 
 
+def test_a_stop_while_a_broker_that_does_not_answer_is_opened_ends_as_the_signal_says(
+    scene: Scene,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        for numbers, code in (
+            ([signal.SIGTERM], 0),
+            ([signal.SIGINT], 130),
+            ([signal.SIGINT, signal.SIGINT], 130),
+        ):
+            worker = scene.worker("--url", url, ready=False)
+            connection, _ = silent.accept()
+            for number in numbers:
+                worker.send(number)
+            assert worker.end() == code
+            assert worker.text == ""
+            connection.close()
+
+
+def test_a_stop_wins_over_a_change_of_the_code(scene: Scene) -> None:
+    scene.enqueue("waits_for_file", {"name": "go"})
+    worker = scene.worker("--reload")
+    until(lambda: scene.counts()[2] == 1, "the job is in flight")
+    (scene.folder / "zoo.py").touch()
+    worker.line("stopping")
+    worker.send(signal.SIGTERM)
+    (scene.folder / "go").touch()
+    assert worker.end() == 0
+    assert "starting anew" not in worker.text
+
+
 def test_a_signal_wakes_the_wait_that_its_handler_came_too_early_for() -> None:
     wake = WakePipe()
     with stop_signals(lambda _: None, wake.writer):
@@ -223,6 +256,47 @@ def test_a_signal_wakes_the_wait_that_its_handler_came_too_early_for() -> None:
         assert select.select([wake], [], [], 0)[0]
     assert signal.set_wakeup_fd(-1) == -1
     wake.close()
+
+
+def test_interrupted_at_any_step_the_hearing_of_signals_leaves_none_taken() -> None:
+    wake = WakePipe()
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handlers = [signal.getsignal(kind) for kind in kinds]
+
+    def may() -> bool:
+        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    try:
+        for interrupt in each_step("worker/signals.py", may):
+            with interrupt, stop_signals(lambda _: None, wake.writer):
+                pass
+            assert [signal.getsignal(kind) for kind in kinds] == handlers
+            assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wake.close()
+
+
+def test_a_worker_in_an_event_loops_thread_takes_none_of_the_loops_signals() -> None:
+    app = App("memory://loops")
+
+    @app.task
+    def sends() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    async def drains() -> None:
+        came = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, came.set)
+        sends.enqueue()
+        assert app.worker().drain().done == 1
+        async with asyncio.timeout(30):
+            await came.wait()
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    asyncio.run(drains())
+    app.close()
 
 
 def test_a_stop_at_any_moment_of_the_start_ends_in_order(scene: Scene) -> None:
@@ -544,9 +618,7 @@ def test_a_changed_file_ends_the_wait_for_a_broker_that_is_away(
     service = Service(in_process_spawner(app.url, app.tasks), Plan(), lambda _: None)
     looks = iter((False, False, True))
     service.start()
-    hello = service.wait_for_app()
-    assert hello is not None
-    assert service.run(broker, hello, changed=looks.__next__) == 0
+    assert service.run(broker, service.wait_for_app(), changed=looks.__next__) == 0
     assert list(looks) == []
     service.close()
     broker.close()

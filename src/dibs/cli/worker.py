@@ -7,12 +7,10 @@ Called by: `dibs.cli.commands`; `work` also by the demo, whose workers have a ba
 """
 
 import contextlib
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -25,7 +23,7 @@ from dibs.clock import SystemClock
 from dibs.errors import AppImportFailed, AppNotFound, OptionError, UserError
 from dibs.events import Event, Observer
 from dibs.runners.contract import Hello, Spawner
-from dibs.worker.service import EXIT_RELEASED_LATE, Plan, Service, calm_collector, queues_of
+from dibs.worker.service import EXIT_DONE, Plan, Service, calm_collector, queues_of
 
 if TYPE_CHECKING:
     from dibs.brokers.contract import Broker
@@ -131,10 +129,10 @@ def work(
 
     write = Lines(sys.stderr.fileno())
     service = Service(_spawner(wish), plan, tell)
-    stops = Stops(service, plan.shutdown_timeout)
+    stops = Stops(service, plan.shutdown_timeout, write)
     with contextlib.ExitStack() as cleaning:
         cleaning.callback(service.close)
-        cleaning.enter_context(stops.heard(partial(_give_up, service, write)))
+        cleaning.enter_context(stops.heard())
         since_ns = time.time_ns()
         service.start()
         # The runners import the app from here on: what this process imports now costs no time.
@@ -144,28 +142,22 @@ def work(
         terminal = Terminal(write, SystemClock())
         observers.append(terminal)
         try:
-            hello = service.wait_for_app()
+            with stops.starting():
+                hello = service.wait_for_app()
+                broker = (opens or opened)(hello.url)
+                cleaning.callback(broker.close)
         except (AppImportFailed, AppNotFound) as exc:
             if not wish.reload:
                 raise
             near = _wait_for_repair(wish.app, exc, service, write, since_ns)
-            return near, stops.code_before_work()
-        if hello is None:
-            return None, stops.code_before_work()
-        broker = (opens or opened)(hello.url)
-        cleaning.callback(broker.close)
+            stops.end_if_asked()
+            return near, EXIT_DONE
         files = _files(hello.files, since_ns) if wish.reload else None
         with _ticking(terminal):
             write(_banner(wish, plan, hello, broker))
             code = service.run(broker, hello, files)
         terminal.finish(_left(plan, hello, broker))
-        return files, code
-
-
-def _give_up(service: Service, write: Lines) -> None:
-    service.kill()
-    write("the broker does not answer: jobs held here return when their leases run out\n")
-    os._exit(EXIT_RELEASED_LATE)
+        return None if stops.asked else files, code
 
 
 def _spawner(wish: Wish) -> Spawner:

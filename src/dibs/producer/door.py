@@ -69,14 +69,18 @@ class Door:
         self._waiting: deque[Waiter] = deque()
 
     def publish(self, message: Message) -> Verdict:
-        """Store one message, together with those of other threads if there are any."""
+        """Store one message, together with those of other threads if there are any.
+
+        Raises:
+            BrokerError: it was not stored; what several share is returned, for each to copy.
+        """
         if self._inside is None and not self._waiting:
             # Nobody to share the trip with. To wait for oneself takes a fiftieth of an `enqueue`.
             return self._within(lambda: self._handle.publish([message]))[0]
         self._refuse_to_enter_twice()
         waiter = Waiter(message)
-        self._waiting.append(waiter)
         try:
+            self._waiting.append(waiter)
             while waiter.verdict is None:
                 if self._lock.acquire(blocking=False):
                     self._inside = threading.get_ident()

@@ -16,7 +16,7 @@ from dibs.events import Event, Observer, Settled
 from dibs.runners.inprocess import in_process_spawner
 from dibs.task import AnyTask
 from dibs.worker.log import log_event
-from dibs.worker.service import EXIT_DONE, Plan, Service
+from dibs.worker.service import EXIT_DONE, Plan, Service, StoppedEarly
 from dibs.worker.signals import stop_signals
 
 
@@ -71,10 +71,10 @@ class EmbeddedWorker:
                 service.stop()
             service.start()
             hello = service.wait_for_app()
-            if hello is None:
-                return EXIT_DONE
             with stop_signals(lambda _: service.stop(), service.wake_descriptor):
                 return service.run(broker, hello)
+        except StoppedEarly:
+            return EXIT_DONE
         finally:
             self._service = None
             self._stop_asked = False

@@ -64,6 +64,10 @@ class Plan(Struct, frozen=True):
         return [each + (number < more) for number in range(processes)]
 
 
+class StoppedEarly(Exception):
+    """A stop was asked for before there was anything to stop."""
+
+
 class Service:
     """One worker: `start` it, `wait_for_app`, `run` it in that thread; `stop` it from anywhere."""
 
@@ -80,12 +84,13 @@ class Service:
         """Start the runners; they import the app while the caller does other things."""
         self._crew.start(self._clock.monotonic())
 
-    def wait_for_app(self) -> Hello | None:
-        """Return what the first runner says of the app, or None: a stop was asked for meanwhile.
+    def wait_for_app(self) -> Hello:
+        """Return what the first runner says of the app.
 
         Raises:
             AppImportFailed: the app cannot be imported; the text is the runner's.
             WorkerError: a runner died, or said nothing for a minute.
+            StoppedEarly: a stop was asked for.
         """
         deadline = self._clock.monotonic() + _START_SECONDS
         while not self._stops:
@@ -100,7 +105,7 @@ class Service:
             if self._clock.monotonic() > deadline:
                 raise WorkerError(f"no runner process was ready within {_START_SECONDS:g} s")
             self._wait(self._runner_descriptors(), deadline)
-        return None
+        raise StoppedEarly
 
     def wait_for(self, changed: Callable[[], bool]) -> None:
         """Ask `changed` twice a second until it says yes, or a stop is asked for."""

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from dibs.runners.contract import THE_PUMPS
 
@@ -18,19 +19,29 @@ from dibs.runners.contract import THE_PUMPS
 def stop_signals(hear: Callable[[int], None], wake: int) -> Iterator[None]:
     """Have `hear` called with each, and a byte written to the descriptor `wake` before.
 
-    Outside the main thread, which alone can hear signals, nothing is heard.
+    Outside the main thread, which alone can hear signals, nothing is heard. Where the program has
+    its signals written elsewhere, as an event loop in this thread does, no byte is, for what that
+    loop waits for is not ours to take: a stop right before a wait is then found after it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    taken: int = 0
     kinds = [kind for kind in THE_PUMPS if signal.getsignal(kind) is not signal.SIG_IGN]
-    # By the kernel's handler, not by ours: one that comes right before the wait begins is handled
-    # after the wait, which nothing else might end.
-    waked_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    before = {kind: signal.signal(kind, lambda number, _: hear(number)) for kind in kinds}
+    before: dict[int, Any] = {}
+    # Ctrl-C is taken first and given back last: while it is not ours, `KeyboardInterrupt` may be
+    # raised between any two steps.
     try:
+        for kind in kinds:
+            before[kind] = signal.signal(kind, lambda number, _: hear(number))
+        # By the interpreter's own handler: a signal that comes right before the wait begins is
+        # handled by ours after the wait, which nothing else might end.
+        taken = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        if taken != -1:
+            signal.set_wakeup_fd(taken)
         yield
     finally:
-        for kind, handler in before.items():
+        if taken == -1:
+            signal.set_wakeup_fd(-1)
+        for kind, handler in reversed(before.items()):
             signal.signal(kind, handler)
-        signal.set_wakeup_fd(waked_before)

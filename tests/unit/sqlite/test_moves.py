@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dibs.brokers.contract import Applied, Stale
+from dibs.brokers.contract import Applied, Duplicate, Stale, Stored
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.brokers.sqlite.broker import BATCH
 from dibs.brokers.sqlite.inspector import STEP
@@ -35,6 +35,18 @@ def test_a_receipt_is_never_used_again(broker: SqliteBroker) -> None:
         settle(broker, lease, Ack())
         receipts.append(lease.receipt)
     assert sorted(set(receipts)) == receipts
+
+
+def test_a_queue_that_was_noted_in_a_batch_that_is_undone_is_noted_again(
+    broker: SqliteBroker,
+) -> None:
+    """A number without a row is the next queue's, and so would its messages be."""
+    one, other = message("undeclared"), message("undeclared", task="another")
+    answers = broker.publish([one, other, one])
+    assert answers == [Stored(), Stored(), Duplicate(one.id)]
+    its_own = publish(broker, message("other"))
+    assert ids(claim(broker, "other", limit=9)) == ids(its_own)
+    assert ids(claim(broker, "undeclared", limit=9)) == ids([one, other])
 
 
 def test_a_batch_of_acks_with_one_stale_among_them(broker: SqliteBroker) -> None:

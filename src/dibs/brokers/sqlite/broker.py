@@ -118,6 +118,7 @@ class SqliteBroker(contract.Broker):
         return [STORED] * count
 
     def _store_each(self, runs: list[Alike], now: int) -> list[contract.Published]:
+        self._numbers.clear()  # a queue may have been noted that was just undone
         return [self._store_one(message, now) for run in runs for message in run]
 
     def _store_one(self, message: Message, now: int) -> contract.Published:
