@@ -30,12 +30,12 @@ class Interrupt:
         sys.settrace(self._trace)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None
     ) -> bool:
         sys.settrace(None)
         return kind is KeyboardInterrupt
 
-    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         if not frame.f_code.co_filename.endswith(self._file):
             return None
         if event == "call" and self._last(frame):

@@ -28,7 +28,7 @@ from dibs.wakepipe import WakePipe
 from dibs.worker.service import Plan, Service
 from dibs.worker.signals import stop_signals
 from tests.unit.steps import each_step
-from tests.worker.workers import Scene, alive, catches, children, until
+from tests.worker.workers import Scene, alive, catches, children, is_pending, until
 
 # Drain
 
@@ -223,18 +223,25 @@ def test_a_stop_while_a_broker_that_does_not_answer_is_opened_ends_as_the_signal
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        for numbers, code in (
-            ([signal.SIGTERM], 0),
-            ([signal.SIGINT], 130),
-            ([signal.SIGINT, signal.SIGINT], 130),
-        ):
+        for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
             worker = scene.worker("--url", url, ready=False)
             connection, _ = silent.accept()
-            for number in numbers:
-                worker.send(number)
+            worker.send(number)
             assert worker.end() == code
             assert worker.text == ""
             connection.close()
+
+
+def test_a_stop_before_a_broker_that_cannot_be_opened_is_no_mistake(scene: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as broken:
+        url = f"redis://127.0.0.1:{broken.getsockname()[1]}/0"
+        worker = scene.worker("--url", url, ready=False)
+        connection, _ = broken.accept()
+        worker.send(signal.SIGTERM)
+        until(lambda: not is_pending(worker.pid, signal.SIGTERM), "it was heard")
+    connection.close()
+    assert worker.end() == 0
+    assert worker.text == ""
 
 
 def test_a_stop_wins_over_a_change_of_the_code(scene: Scene) -> None:

@@ -76,9 +76,17 @@ def alive(pid: int) -> bool:
 
 def catches(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal by now."""
+    return bool(_signals(pid, "SigCgt") >> (number - 1) & 1)
+
+
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a signal is on its way to a process."""
+    return bool((_signals(pid, "ShdPnd") | _signals(pid, "SigPnd")) >> (number - 1) & 1)
+
+
+def _signals(pid: int, field: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return bool(int(fields["SigCgt"], 16) >> (number - 1) & 1)
+    return int(dict(line.split(":", 1) for line in lines)[field], 16)
 
 
 def children(pid: int) -> list[int]:
