@@ -26,9 +26,9 @@ def stop_signals(hear: Callable[[int], None], wake: int) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken: int = 0
+    taken = 0
     kinds = [kind for kind in THE_PUMPS if signal.getsignal(kind) is not signal.SIG_IGN]
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     # Ctrl-C is taken first and given back last: while it is not ours, `KeyboardInterrupt` may be
     # raised between any two steps.
     try:
