@@ -75,10 +75,9 @@ class SqliteBroker(contract.Broker):
         now = self._clock.wall_ms()
         inserts = [_insert(run, now) for run in runs]
         queues = {run.pattern.queue for run in runs}
-        together = partial(self._store, inserts, now)
         try:
             answers, silent = self._db.write(
-                partial(self._ringing, queues, together),
+                partial(self._ringing, queues, partial(self._store, inserts, now)),
                 partial(self._ringing, queues, partial(self._store_each, runs, now)),
                 storing=True,
                 unsure=PublishUnknown,
