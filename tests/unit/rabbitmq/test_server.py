@@ -98,6 +98,7 @@ def test_rule_25_a_worker_and_an_idle_producer_outlive_a_restart(
     again = claimed(worker, 2)
     assert ids(again) == ids(held)
     assert [lease.lost for lease in again] == [1, 1]
+    assert claim(worker, limit=10) == [], "whoever got all that it asked for does not wait yet"
     assert producer.publish([one := message()]) == [Stored()]
     assert select.select([worker.bell()], [], [], SOON_SECONDS)[0]
     assert ids(claim(worker, limit=10)) == [one.id]
