@@ -66,8 +66,8 @@ class Stops:
         except (StoppedEarly, DibsError):
             self.end_if_asked()
             raise
+        self._at_work = True  # first: a signal after the look has the shutdown timeout
         self.end_if_asked()
-        self._at_work = True
 
     def end_if_asked(self) -> None:
         """End a worker that has not begun, if a stop was asked for.
