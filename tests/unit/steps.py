@@ -6,7 +6,7 @@ Called by: tests of what an interruption may leave behind.
 
 import sys
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 
@@ -64,9 +64,3 @@ def each_step(
             assert step > 10, "hardly anything was interrupted"
             return
         step += 1
-
-
-def is_call_of(function: Callable[..., object]) -> Callable[[FrameType], bool]:
-    """Return what says of a frame whether it is a call of `function`."""
-    code: CodeType = function.__code__  # type: ignore[attr-defined]
-    return lambda frame: frame.f_code is code

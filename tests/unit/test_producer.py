@@ -25,7 +25,7 @@ from dibs.producer.door import Door, Waiter
 from dibs.producer.handle import Handle
 from dibs.producer.producer import Producer
 from tests.unit.alarm import raising_alarm
-from tests.unit.steps import each_step, is_call_of
+from tests.unit.steps import each_step
 
 # What forks a program that has threads is the caller's decision, and newer Pythons warn of it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -142,13 +142,19 @@ def waiting(door: Door, how_many: int) -> None:
         done.wait(0.001)
 
 
+def occupied(scripted: Scripted, *later: Act) -> tuple[Door, Gate, Callers]:
+    """Return a door that message 0 is inside of until the gate is opened; then come `later`."""
+    gate = Gate(scripted.broker.publish)
+    scripted.script = [gate, *later]
+    door = door_to(scripted)
+    inside = Callers(door, [0])
+    assert gate.entered.wait(PATIENCE)
+    return door, gate, inside
+
+
 def test_whoever_has_the_door_takes_along_who_waits() -> None:
     scripted = Scripted("group")
-    gate = Gate(scripted.broker.publish)
-    scripted.script = [gate]
-    door = door_to(scripted)
-    first = Callers(door, [0])
-    assert gate.entered.wait(PATIENCE)
+    door, gate, first = occupied(scripted)
     rest = Callers(door, range(1, 20))
     waiting(door, 19)
     gate.open.set()
@@ -175,11 +181,7 @@ def test_many_threads_lose_nothing_and_share_commits(app: App) -> None:
 
 def test_an_error_is_told_to_each_whose_message_it_met() -> None:
     scripted = Scripted("full")
-    door = door_to(scripted)
-    gate = Gate(scripted.broker.publish)
-    scripted.script = [gate, raising(BrokerFull("no room"))]
-    first = Callers(door, [0])
-    assert gate.entered.wait(PATIENCE)
+    door, gate, first = occupied(scripted, raising(BrokerFull("no room")))
     rest = Callers(door, [1, 2, 3])
     waiting(door, 3)
     gate.open.set()
@@ -209,16 +211,12 @@ def test_each_caller_raises_an_error_of_its_own() -> None:
 
 def test_ctrl_c_in_the_thread_at_work_is_not_the_others_affair() -> None:
     scripted = Scripted("interrupted")
-    door = door_to(scripted)
 
     def interrupted(messages: Sequence[Message]) -> list[Published]:
         scripted.broker.publish(messages)
         raise KeyboardInterrupt
 
-    gate = Gate(scripted.broker.publish)
-    scripted.script = [gate, interrupted]
-    first = Callers(door, [0])
-    assert gate.entered.wait(PATIENCE)
+    door, gate, first = occupied(scripted, interrupted)
     rest = Callers(door, [1, 2, 3])
     waiting(door, 3)
     gate.open.set()
@@ -449,16 +447,11 @@ def test_what_is_on_its_way_at_exit_is_stored_and_the_broker_closed(tmp_path: Pa
 
 def test_interrupted_on_its_way_into_the_queue_nobody_stays_there() -> None:
     """Whoever leaves wakes the first in the queue alone, and that one must be alive."""
-    scripted = Scripted("ghost")
-    gate = Gate(scripted.broker.publish)
-    scripted.script = [gate]
-    door = door_to(scripted)
-    inside = Callers(door, [0])
-    assert gate.entered.wait(PATIENCE)
-    waits = is_call_of(Waiter.wait)
+    door, gate, inside = occupied(Scripted("ghost"))
 
     def is_second(frame: FrameType) -> bool:
-        return waits(frame) and frame.f_locals["self"].signal is not None
+        is_wait = frame.f_code is Waiter.wait.__code__
+        return is_wait and frame.f_locals["self"].signal is not None
 
     for number, interrupt in enumerate(each_step("producer/door.py", last=is_second), 1):
         with interrupt:

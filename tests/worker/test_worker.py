@@ -248,10 +248,10 @@ def test_a_stop_wins_over_a_change_of_the_code(scene: Scene) -> None:
     scene.enqueue("waits_for_file", {"name": "go"})
     worker = scene.worker("--reload")
     until(lambda: scene.counts()[2] == 1, "the job is in flight")
-    (scene.folder / "zoo.py").touch()
+    scene.touch("zoo.py")
     worker.line("stopping")
     worker.send(signal.SIGTERM)
-    (scene.folder / "go").touch()
+    scene.touch("go")
     assert worker.end() == 0
     assert "starting anew" not in worker.text
 

@@ -224,8 +224,7 @@ class Bells:
 
     def _waiting(self) -> list[str]:
         """Return the entries of all who wait."""
-        names = self._listed()
-        return [name for name in names if "@" in name] if names else names
+        return [name for name in self._listed() if "@" in name]
 
     def _ask(self, queue: str) -> bool:
         names = self._path(self._name), self._path(f"{queue}@{self._name}")

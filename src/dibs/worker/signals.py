@@ -9,8 +9,7 @@ Called by: `dibs worker` and `EmbeddedWorker`.
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 from dibs.runners.contract import THE_PUMPS
 
@@ -26,22 +25,18 @@ def stop_signals(hear: Callable[[int], None], wake: int) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = 0
     kinds = [kind for kind in THE_PUMPS if signal.getsignal(kind) is not signal.SIG_IGN]
-    before: dict[signal.Signals, Any] = {}
     # Ctrl-C is taken first and given back last: while it is not ours, `KeyboardInterrupt` may be
     # raised between any two steps.
-    try:
+    with ExitStack() as giving_back:
         for kind in kinds:
-            before[kind] = signal.signal(kind, lambda number, _: hear(number))
+            before = signal.signal(kind, lambda number, _: hear(number))
+            giving_back.callback(signal.signal, kind, before)
         # By the interpreter's own handler: a signal that comes right before the wait begins is
         # handled by ours after the wait, which nothing else might end.
-        taken = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        if taken != -1:
-            signal.set_wakeup_fd(taken)
+        elsewhere = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        if elsewhere == -1:
+            giving_back.callback(signal.set_wakeup_fd, -1)
+        else:
+            signal.set_wakeup_fd(elsewhere)
         yield
-    finally:
-        if taken == -1:
-            signal.set_wakeup_fd(-1)
-        for kind, handler in reversed(before.items()):
-            signal.signal(kind, handler)

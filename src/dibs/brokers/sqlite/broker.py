@@ -14,7 +14,7 @@ from typing import Any
 
 from apsw import carray
 
-from dibs.alike import Alike
+from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import APPLIED, STORED, UNKNOWN
@@ -122,7 +122,7 @@ class SqliteBroker(contract.Broker):
 
     def _store_one(self, message: Message, now: int) -> contract.Published:
         try:
-            alone = Alike(message, [message.id], [message.args])
+            (alone,) = runs_of([message])
             return self._store([_insert(alone, now)], now)[0]
         except Undo:
             (holder,) = self._run("holder", message.id, message.unique_key)
