@@ -218,7 +218,7 @@ def orphans(history: History) -> list[Orphan]:
         left = {(e.proc, e.fence): e.t for e in events if e.op == "claim" and e.type == "invoke"}
         ended = {(e.proc, e.fence) for e in events if e.op in ENDS and e.type == "ok"}
         asked = {(e.proc, e.fence) for e in events if e.op in ENDS and e.type == "invoke"}
-        for grant, again in zip(grants, [*grants[1:], None], strict=True):
+        for grant, again in pairwise([*grants, None]):
             who = grant.proc, grant.fence
             if grant.proc not in kills or who in ended:
                 continue

@@ -94,6 +94,9 @@ LAWFUL = {
         refused("ack", 14),
         call("ack", 15, "b", 1, 2),
     ),
+    "granted to one who died before the answer": history(
+        published(), claimed(1)[:1], killed(1), claimed(12, "b", 1, 2), call("ack", 13, "b", 1, 2)
+    ),
     "given back and taken by another": history(
         published(),
         claimed(1),
@@ -223,6 +226,7 @@ def test_a_redelivery_counts_from_the_kill_to_the_next_grant() -> None:
     assert redeliveries(LAWFUL["nobody knows whether it was acknowledged"]) == []
     assert redeliveries(LAWFUL["it was not, and came back"]) == pytest.approx([10.1])
     assert redeliveries(LAWFUL["done"]) == []
+    assert redeliveries(history(published(), claimed(1)[:1], killed(1))) == []
 
 
 def test_a_percentile_is_a_value_that_occurred() -> None:
