@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from dibs.message import Message
 from dibs.producer.door import Door, Waiter
 from dibs.producer.handle import Handle
 from dibs.producer.producer import Producer
+from dibs.producer.publisher import RESOLVED_AT_ONCE, Answering
 from tests.unit.alarm import raising_alarm
 from tests.unit.steps import each_step
 
@@ -310,6 +312,37 @@ def test_a_thousand_coroutines_enqueue_without_blocking_their_loop(app: App) -> 
     keys = asyncio.run(main())
     assert len(set(keys)) == 1_000
     assert sorted(texts(app)) == sorted(b'{"text":"%d"}' % n for n in range(1_000))
+
+
+def test_a_loop_resumes_a_few_coroutines_a_turn_however_many_batches_are_answered() -> None:
+    async def turns() -> list[int]:
+        loop = asyncio.get_running_loop()
+        answering, futures = Answering(loop), [loop.create_future() for _ in range(300)]
+        for at in range(0, 300, 100):
+            answering.send([(future, b"an id") for future in futures[at : at + 100]])
+        resumed = [0]
+        while resumed[-1] < len(futures):
+            await asyncio.sleep(0)
+            resumed.append(sum(future.done() for future in futures))
+        return [now - before for before, now in pairwise(resumed)]
+
+    assert asyncio.run(turns()) == [RESOLVED_AT_ONCE] * 6
+
+
+def test_answers_that_come_while_others_are_given_are_given_too() -> None:
+    async def all_of(count: int) -> None:
+        loop = asyncio.get_running_loop()
+        answering, futures = Answering(loop), [loop.create_future() for _ in range(count)]
+
+        def send() -> None:
+            for future in futures:
+                answering.send([(future, b"an id")])
+
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(send)
+            await asyncio.gather(*futures)
+
+    asyncio.run(all_of(5_000))
 
 
 def test_a_cancelled_wait_harms_neither_the_job_nor_the_others(app: App) -> None:

@@ -122,7 +122,7 @@ class Bells:
 
     def ring(self, queues: Collection[str]) -> None:
         """Wake one waiter of each queue."""
-        if queues and (entries := self._waiting()):
+        if queues and (entries := self._listed()):
             for queue in queues:
                 names = (name for name in entries if name.startswith(queue + "@"))
                 if rung := next(filter(self._rung, names), None):

@@ -10,13 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from dibs.brokers.contract import Broker
 from dibs.errors import BrokerBusy, BrokerError
 from dibs.message import Message
 from dibs.producer.handle import Handle, Verdict
 
+P = ParamSpec("P")
 T = TypeVar("T")
 BATCH_MESSAGES = 1_000
 BATCH_BYTES = 4 << 20
@@ -76,8 +77,9 @@ class Door:
         """
         if self._inside is None and not self._waiting:
             # Nobody to share the trip with. To wait for oneself takes a fiftieth of an `enqueue`.
-            return self._within(lambda: self._handle.publish([message]))[0]
-        self._refuse_to_enter_twice()
+            return self._within(self._handle.publish, [message])[0]
+        if self._inside == threading.get_ident():
+            raise _entered_twice()
         waiter = Waiter(message)
         try:
             self._waiting.append(waiter)
@@ -91,7 +93,7 @@ class Door:
         except BaseException:
             with suppress(ValueError):
                 self._waiting.remove(waiter)
-            self._leave()
+            self._leave_if_inside()
             raise
         return waiter.verdict
 
@@ -101,7 +103,7 @@ class Door:
         Raises:
             BrokerError: nothing was stored, or (`PublishUnknown`) nobody can tell.
         """
-        return self._within(lambda: self._handle.publish(messages))
+        return self._within(self._handle.publish, messages)
 
     def look(self, at: Callable[[Broker], T]) -> T:
         """Ask the broker something, when nobody else uses it.
@@ -109,31 +111,26 @@ class Door:
         Raises:
             BrokerError: it cannot be asked.
         """
-        return self._within(lambda: self._handle.look(at))
+        return self._within(self._handle.look, at)
 
     def close(self) -> None:
         """Close the broker when nobody uses it; the next to come opens it again."""
         self._within(self._handle.close)
 
-    def _within(self, work: Callable[[], T]) -> T:
+    def _within(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do something with the broker when nobody else uses it."""
-        self._refuse_to_enter_twice()
+        me = threading.get_ident()
+        if self._inside == me:
+            raise _entered_twice()
         try:
             self._lock.acquire()
-            self._inside = threading.get_ident()
-            answer = work()
+            self._inside = me
+            answer = work(*args, **kwargs)
             self._leave()
         except BaseException:
-            self._leave()  # again, if a signal's handler raised where it begins
+            self._leave_if_inside()
             raise
         return answer
-
-    def _refuse_to_enter_twice(self) -> None:
-        if self._inside == threading.get_ident():
-            raise BrokerBusy(
-                "this thread is enqueueing already: it was called from a signal handler or"
-                " a finalizer that interrupted another call; set a flag there instead"
-            )
 
     def _publish_waiting(self) -> None:
         waiting, size = self._waiting, 0
@@ -157,11 +154,27 @@ class Door:
             raise
 
     def _leave(self) -> None:
-        """Let the next one in; for whoever was interrupted on the way in, or while waiting, too."""
+        """Let the next one in."""
+        self._inside = None
+        self._lock.release()
+        if self._waiting:
+            self._wake_next()
+
+    def _leave_if_inside(self) -> None:
+        """Let the next one in, interrupted wherever it may be: on the way in, inside, or out."""
         if self._inside == threading.get_ident():
             self._inside = None
-        with suppress(RuntimeError):  # another thread has it
+        with suppress(RuntimeError):  # not in yet, or out again
             self._lock.release()
-        if self._waiting:
-            with suppress(IndexError):  # another thread took it along just now
-                self._waiting[0].wake()
+        self._wake_next()
+
+    def _wake_next(self) -> None:
+        with suppress(IndexError):  # nobody, or another thread took it along just now
+            self._waiting[0].wake()
+
+
+def _entered_twice() -> BrokerBusy:
+    return BrokerBusy(
+        "this thread is enqueueing already: it was called from a signal handler or"
+        " a finalizer that interrupted another call; set a flag there instead"
+    )

@@ -67,7 +67,7 @@ class Handle:
         """
         if not messages:
             return []
-        broker = self._opened()
+        broker = self._broker or self._opened()
         queues = queues_of(messages)
         if not self._declared.issuperset(queues):
             broker.declare(sorted(queues - self._declared))

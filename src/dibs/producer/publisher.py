@@ -8,7 +8,7 @@ Called by: `Producer`, for `aenqueue` and `enqueue_many`.
 import threading
 from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import eq
@@ -19,6 +19,8 @@ from dibs.errors import BrokerError, DibsError
 from dibs.message import Message
 from dibs.producer.door import Door
 from dibs.producer.handle import Verdict, own
+
+Answer = tuple["Future[bytes]", Verdict]
 
 ASYNC_BATCH = 250
 """How many coroutines share a trip to the broker: more gain little, and all wait for the last."""
@@ -40,6 +42,7 @@ class Publisher:
         self._door = door
         self._asked: deque[tuple[Message, Future[bytes]]] = deque()
         self._called = False
+        self._answering: Answering | None = None
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="dibs-publisher", daemon=True)
         self._thread.start()
@@ -82,24 +85,43 @@ class Publisher:
             verdicts = [error] * count
         except Exception as error:  # whoever waits must be told, and this thread must live on
             verdicts = [BrokerError(f"nothing was stored: {error!r}")] * count
-        by_loop: dict[AbstractEventLoop, deque[tuple[Future[bytes], Verdict]]] = {}
+        by_loop: dict[AbstractEventLoop, list[Answer]] = {}
         for (_, future), verdict in zip(batch, verdicts, strict=True):
-            by_loop.setdefault(future.get_loop(), deque()).append((future, verdict))
+            by_loop.setdefault(future.get_loop(), []).append((future, verdict))
         for loop, answers in by_loop.items():
+            if self._answering is None or self._answering.loop is not loop:
+                self._answering = Answering(loop)  # a program has one loop at a time, mostly
+            self._answering.send(answers)
+
+
+class Answering:
+    """The answers on their way to the futures of one event loop, whatever batches they are of."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        self._answers: deque[Answer] = deque()
+        self._called = False
+
+    def send(self, answers: Iterable[Answer]) -> None:
+        """Have futures of the loop resolved, by its own thread."""
+        self._answers += answers
+        if not self._called:
+            self._called = True
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_resolve, loop, answers)
+                self.loop.call_soon_threadsafe(self._resolve)
 
-
-def _resolve(loop: AbstractEventLoop, answers: "deque[tuple[Future[bytes], Verdict]]") -> None:
-    for _ in range(min(len(answers), RESOLVED_AT_ONCE)):
-        future, verdict = answers.popleft()
-        if not future.done():  # a wait can be cancelled; what was stored stays stored
-            if isinstance(verdict, bytes):
-                future.set_result(verdict)
-            else:
-                future.set_exception(own(verdict))
-    if answers:
-        loop.call_soon(_resolve, loop, answers)
+    def _resolve(self) -> None:
+        self._called = False  # what comes from here on may not be seen below, and calls again
+        for _ in range(min(len(self._answers), RESOLVED_AT_ONCE)):
+            future, verdict = self._answers.popleft()
+            if not future.done():  # a wait can be cancelled; what was stored stays stored
+                if isinstance(verdict, bytes):
+                    future.set_result(verdict)
+                else:
+                    future.set_exception(own(verdict))
+        if self._answers and not self._called:
+            self._called = True
+            self.loop.call_soon(self._resolve)
 
 
 class Batch:
