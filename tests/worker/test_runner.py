@@ -322,6 +322,23 @@ def test_neither_colour_starves_the_other(driver: Driver) -> None:
     assert driver.run(*calls) == [Ack()] * 1_000
 
 
+@pytest.mark.parametrize(
+    ("many", "one"),
+    [
+        (("sleeps", b'{"seconds":0}'), ("quick_def", b'{"n":1}')),
+        (("works_def", b'{"n":1,"seconds":0.0001}'), ("quick", b'{"n":1}')),
+    ],
+)
+def test_a_job_does_not_wait_for_the_whole_backlog_of_the_other_colour(
+    driver: Driver, many: tuple[str, bytes], one: tuple[str, bytes]
+) -> None:
+    driver.start(*[many] * 40_000)
+    driver.until(lambda: len(driver.outcomes) > 100)
+    [rare] = driver.start(one)
+    driver.until(lambda: rare in driver.outcomes)
+    assert len(driver.outcomes) < 30_000
+
+
 def test_a_coroutine_is_cancelled_when_its_time_is_over(driver: Driver) -> None:
     [serial] = driver.start(("sleeps", b'{"seconds":600}'))
     driver.until(lambda: serial in driver.runner.running())

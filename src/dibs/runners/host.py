@@ -61,10 +61,7 @@ class Host:
         self._loop_link = LoopLink(awaited, self._start)
         self._loop = LoopRunner(shared, self._loop_link)
         self._threads = ThreadRunner(shared)
-        self._loop.rival_waits = self._threads.waits
-        self._loop.hand_over = self._threads.nudge
-        self._threads.rival_waits = self._loop.waits
-        self._threads.hand_over = self._loop.nudge
+        self._loop.share.rival, self._threads.share.rival = self._threads.share, self._loop.share
         self._threads.give_back = self._give_back_functions
         self._quitting = threading.Event()
 

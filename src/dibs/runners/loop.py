@@ -4,12 +4,11 @@ Owns: the event loop and its movers. A mover is one long-lived asyncio task that
 the other in a slot: a job that never waits costs no task, no future and no trip through the loop.
 Must never: talk to the broker, or share its thread with anything but user code and the reading of
 what is to run.
-Called by: the host (`push`, from its link thread or the loop's own; `stop_job`), the thread runner
-(`nudge`).
+Called by: the host (`push`, from its link thread or the loop's own; `stop_job`), the threads' share
+of the slots (`nudge`).
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from threading import get_ident
@@ -19,7 +18,7 @@ from typing import cast
 from dibs.runners.contract import StopReason
 from dibs.runners.execute import failed, returned
 from dibs.runners.looplink import LoopLink
-from dibs.runners.slots import Item, Slot, Slots
+from dibs.runners.slots import Item, Share, Slot, Slots
 from dibs.running import current
 
 SLICE_NS = 5_000_000
@@ -30,11 +29,8 @@ class LoopRunner:
     """Runs coroutines; `run` is its thread's whole life."""
 
     def __init__(self, slots: Slots, link: LoopLink) -> None:
-        self.queue: deque[Item] = deque()
-        self.rival_waits: Callable[[], bool] = bool
-        """Whether the thread runner has jobs that wait for a slot."""
-        self.hand_over: Callable[[], None] = lambda: None
-        """Tells the thread runner that a slot is free."""
+        self.share = Share(slots, self.nudge)
+        self.queue = self.share.queue
         self._slots = slots
         self._link = link
         self._thread = 0
@@ -68,10 +64,6 @@ class LoopRunner:
     def _end(self) -> None:
         if not self._over.done():
             self._over.set_result(None)
-
-    def waits(self) -> bool:
-        """Whether jobs wait here for a slot."""
-        return bool(self.queue)
 
     def push(self, items: list[Item]) -> None:
         """Queue jobs. Any thread may call."""
@@ -127,8 +119,9 @@ class LoopRunner:
         fit = True
         while fit:
             self._waking = False
-            slot = self._take_slot() if self.queue else None
+            slot = self.share.take()
             if slot is None:
+                self.share.rest()
                 idle = self._loop.create_future()
                 self._idle.append(idle)
                 await idle
@@ -137,18 +130,10 @@ class LoopRunner:
                 fit = await self._run_jobs(slot)
             finally:
                 slot.owner = None
-                self._slots.free.append(slot)
-                if self.rival_waits():
-                    self.hand_over()
-
-    def _take_slot(self) -> Slot | None:
-        try:
-            return self._slots.free.pop()
-        except IndexError:
-            return None  # the threads have them all; they nudge when one is free
+                self.share.put_back(slot)
 
     async def _run_jobs(self, slot: Slot) -> bool:
-        """Run jobs in `slot` while there are any; False if this mover must not run another.
+        """Run jobs in `slot` while it is ours; False if this mover must not run another.
 
         It must not when a job left something behind in it: a context variable, a cancellation.
         """
@@ -176,7 +161,9 @@ class LoopRunner:
             current.set(None)
             if me.cancelling() or copy_context() != self._pristine:
                 return False
-            if now - slice_start > SLICE_NS or (self.rival_waits() and not self._slots.free):
+            if self.share.rival.is_short():
+                return True
+            if now - slice_start > SLICE_NS:
                 await asyncio.sleep(0)
                 slice_start = monotonic_ns()
         return True

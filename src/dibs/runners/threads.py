@@ -2,29 +2,25 @@
 
 Owns: its threads, started when they are first needed, never more than there are slots.
 Must never: talk to the broker. A thread that hangs cannot be ended: the pump replaces the process.
-Called by: the host from its link thread (`push`, `stop_job`), the loop runner (`nudge`).
+Called by: the host from its link thread (`push`, `stop_job`), the loop's share (`nudge`).
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 
 from dibs.message import Outcome
 from dibs.runners.contract import StopReason
 from dibs.runners.execute import failed, returned
-from dibs.runners.slots import Item, Slot, Slots
+from dibs.runners.slots import Item, Share, Slot, Slots
 
 
 class ThreadRunner:
     """Runs plain functions."""
 
     def __init__(self, slots: Slots) -> None:
-        self.queue: deque[Item] = deque()
-        self.rival_waits: Callable[[], bool] = bool
-        """Whether the loop runner has jobs that wait for a slot."""
-        self.hand_over: Callable[[], None] = lambda: None
-        """Tells the loop runner that a slot is free."""
+        self.share = Share(slots, self.nudge)
+        self.queue = self.share.queue
         self.give_back: Callable[[], None] = lambda: None
         """Gives back what is queued here: the system starts no thread, and there is none yet."""
         self._slots = slots
@@ -34,10 +30,6 @@ class ThreadRunner:
         self._waking = False
         self._pristine = copy_context()
         self._quit = False
-
-    def waits(self) -> bool:
-        """Whether jobs wait here for a slot."""
-        return bool(self.queue)
 
     def push(self, items: list[Item]) -> None:
         """Queue jobs. Any thread may call."""
@@ -62,6 +54,7 @@ class ThreadRunner:
             self._threads -= 1
             if not self._threads:
                 self.give_back()
+                self.share.rest()
 
     def quit(self) -> None:
         """End the idle threads."""
@@ -80,17 +73,16 @@ class ThreadRunner:
         gate.acquire()
         while not self._quit:
             self._waking = False
-            slot = self._take_slot() if self.queue else None
+            slot = self.share.take()
             if slot is not None:
                 self._run_jobs(slot)
-                self._slots.free.append(slot)
-                if self.rival_waits():
-                    self.hand_over()
+                self.share.put_back(slot)
                 continue
+            self.share.rest()
             self._gates.append(gate)
             # A job may have come, or a slot, after the look and before the gate was hung out: then
             # nobody will open it, so look again. Whoever takes the gate out of the list opens it.
-            if self.queue and self._slots.free and self._take_back(gate):
+            if self.share.can_start() and self._take_back(gate):
                 continue
             gate.acquire()
 
@@ -101,14 +93,8 @@ class ThreadRunner:
             return False
         return True
 
-    def _take_slot(self) -> Slot | None:
-        try:
-            return self._slots.free.pop()
-        except IndexError:
-            return None  # the loop has them all; it nudges when one is free
-
     def _run_jobs(self, slot: Slot) -> None:
-        """Run jobs in `slot` while there are any and the loop is not short of slots."""
+        """Run jobs in `slot` while there are any and the loop does not ask for it."""
         queue, pristine = self.queue, self._pristine
         while queue:
             try:
@@ -119,7 +105,7 @@ class ThreadRunner:
             if queue and not self._waking:
                 self.nudge()
             pristine.copy().run(self._run_job, slot, item)
-            if self.rival_waits() and not self._slots.free:
+            if self.share.rival.is_short():
                 return
 
     @staticmethod
