@@ -6,7 +6,13 @@ import pytest
 from msgspec.structs import replace
 
 from dibs.backoff import exponential, fixed
-from dibs.brokers.contract import MIN_VISIBILITY_TIMEOUT_MS, UNKNOWN, Unknown
+from dibs.brokers.contract import (
+    MIN_VISIBILITY_TIMEOUT_MS,
+    UNKNOWN,
+    Extended,
+    Settled,
+    Unknown,
+)
 from dibs.errors import BrokerBusy, BrokerUnavailable
 from dibs.events import (
     BrokerBack,
@@ -18,7 +24,7 @@ from dibs.events import (
     RunnerNotStarted,
     TaskUnknown,
 )
-from dibs.message import DeadLetter, Error, Nack, Release, TaskInfo
+from dibs.message import DeadLetter, Error, Nack, Release, Settlement, TaskInfo
 from dibs.runners.contract import Await, Start
 from dibs.testing.making import claim, message, messages, publish
 from dibs.worker.upkeep import STOP_GRACE_SECONDS
@@ -653,3 +659,125 @@ def test_a_failing_job_is_told_with_its_error_and_its_outcome() -> None:
     [failed] = stage.told(JobFailed)
     assert failed.outcome == outcome
     assert stage.settled().dead == 1
+
+
+def test_a_settlement_that_stays_unanswered_holds_up_no_other_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    failing, healthy = publish(stage.producer, *messages(2, visibility_timeout_ms=30_000))
+    stage.tick()
+    stage.runners[0].start(0, 1)
+    settle = stage.broker.settle
+
+    def never_of_a_failure(settlements: Sequence[Settlement]) -> list[Settled]:
+        return [
+            UNKNOWN if isinstance(one.outcome, Nack) else settle([one])[0] for one in settlements
+        ]
+
+    monkeypatch.setattr(stage.broker, "settle", never_of_a_failure)
+    stage.runners[0].end(0, FAILED)
+    for _ in range(20):
+        stage.tick(1_000)
+    publish(stage.producer, message())
+    stage.tick()
+    assert len(stage.runners[0].queued) == 1, "a new job"
+    for _ in range(20):
+        stage.tick(1_000)
+    assert healthy.id not in {event.lease.message.id for event in stage.told(LeaseLost)}
+    assert [event.kind for event in stage.told(BrokerTrouble)] == ["BrokerUnavailable"]
+    assert failing.id != healthy.id
+
+
+def test_what_the_broker_leaves_unanswered_takes_up_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    monkeypatch.setattr(stage.broker, "settle", lambda ends: [UNKNOWN] * len(ends))
+    publish(stage.producer, *messages(1_000, visibility_timeout_ms=3_600_000))
+    runner = stage.runners[0]
+    for _ in range(50):
+        stage.tick(1_000)
+        runner.start()
+        for serial in list(runner.at):
+            runner.end(serial, FAILED)
+    assert 0 < stage.pump.held < 50
+
+
+def test_a_lease_that_no_renewal_could_save_is_lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(1, visibility_timeout_ms=3_000))
+    publish(stage.producer, *messages(1, visibility_timeout_ms=300_000))
+    stage.tick()
+    stage.runners[0].start(0, 1)
+
+    def away(_: Sequence[object]) -> list[Extended]:
+        raise BrokerUnavailable("away")
+
+    has = stage.broker.capabilities
+    monkeypatch.setattr(stage.broker, "capabilities", replace(has, native_fence=False))
+    monkeypatch.setattr(stage.broker, "extend", away)
+    for _ in range(250):
+        stage.tick(1_000)
+    assert len(stage.told(LeaseLost)) == 1
+    assert len(stage.runners[0].stops()) == 1
+
+
+def test_what_runners_sent_before_they_were_killed_is_settled_and_not_run_again() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(2))
+    stage.tick()
+    stage.runners[0].start(0, 1)
+    stage.pump.stop()
+    stage.runners[0].finish(0)
+    stage.runners[0].kill()
+    stage.pump.hear_last()
+    assert stage.pump.abandon() == 1
+    assert (stage.settled().done, stage.settled().released) == (1, 1)
+
+
+def test_a_solo_runner_that_cannot_start_is_tried_again_later_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(PLAIN, HEAVY)
+    publish(stage.producer, message(queue="videos", task="transcode"))
+
+    def broken(slots: int) -> ScriptedRunner:
+        runner = ScriptedRunner(stage.clock, 100 + len(stage.runners), slots)
+        runner.die("exit code 1")
+        stage.runners.append(runner)
+        return runner
+
+    monkeypatch.setattr(stage.crew, "_spawn", broken)
+    for _ in range(100):
+        stage.tick(10)
+    assert len(stage.runners) - 1 in range(2, 6)
+    assert stage.pump.held == 1
+
+
+def test_who_stops_starts_no_runner_any_more() -> None:
+    stage = Stage(PLAIN, HEAVY)
+    publish(stage.producer, *messages(4))
+    stage.tick()
+    stage.runners[0].start()
+    stage.pump.stop()
+    stage.runners[0].die()
+    for _ in range(20):
+        stage.tick(1_000)
+    assert len(stage.runners) == 1
+
+
+def test_no_more_jobs_run_than_there_are_slots_with_those_of_solo_runners() -> None:
+    stage = Stage(PLAIN, HEAVY, slots=(1,), solos=1)
+    publish(stage.producer, message(queue="videos", task="transcode"))
+    stage.tick()
+    shared, solo = stage.runners
+    solo.out.clear()  # it takes its time to start
+    publish(stage.producer, message())
+    stage.tick()
+    assert len(shared.queued) == 0
+    solo.hello(*stage.tasks)
+    stage.tick()
+    assert (len(shared.queued), len(solo.queued)) == (0, 1)
+    solo.start()
+    solo.finish(*solo.at)
+    stage.tick()
+    assert len(shared.queued) == 1

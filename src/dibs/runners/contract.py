@@ -66,7 +66,7 @@ class StopJob(Struct, frozen=True, gc=False, array_like=True, tag="stop"):
 
 
 class Quit(Struct, frozen=True, gc=False, array_like=True, tag="quit"):
-    """Exit when nothing runs any more."""
+    """Exit: nothing runs any more."""
 
 
 Down = Start | Await | Withdraw | StopJob | Quit

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from dibs.message import Lease, Release
+from dibs.policy import unknown_delay_s
 from dibs.runners.blackbox import BlackBox
 from dibs.runners.contract import (
     RECEIVE_BYTES,
@@ -115,8 +116,10 @@ class Host:
         for serial, lease in enumerate(leases, first):
             task = self._tasks.get(lease.message.task)
             if task is None:
-                # The pump knows our tasks and asks before it sends; its runner may be younger.
-                self._outbox.put(serial, Release())
+                # The pump asks before it sends, and knows what it was told by an earlier runner:
+                # the code may have been replaced between the two.
+                delay_s = unknown_delay_s(lease.fence - lease.attempt)
+                self._outbox.put(serial, Release(delay_s * 1_000))
             elif task.info.kind == "async":
                 coroutines.append((serial, lease, task))
             else:

@@ -137,6 +137,7 @@ class Crew:
         self._respawns: list[tuple[float, int]] = []
         self._spare_at = math.inf
         self._no_solo_before = 0.0
+        self._winding_down = False
         self.members: dict[int, Member] = {}
 
     @property
@@ -165,6 +166,12 @@ class Crew:
         for _ in range(min(self.solos, busy + jobs) - len(solos)):
             self._add(1, solo=True, now=now)
 
+    def solo_room(self, jobs: int, now: float) -> int:
+        """Return how many slots the solo members take up, with `jobs` that wait for one."""
+        busy = sum(m.outstanding for m in self.members.values() if m.solo)
+        soon = 0 if now < self._no_solo_before else min(jobs, max(0, self.solos - busy))
+        return busy + soon
+
     def free_solo(self, now: float) -> Member | None:
         """Return a solo member with room."""
         return next((m for m in self.members.values() if m.solo and m.room(now)), None)
@@ -186,11 +193,12 @@ class Crew:
         """Take a dead member out; another takes its place, later each time if none gets ready."""
         del self.members[member.number]
         member.runner.close()
-        if not replace or member.solo or member.condemned_at is not None:
+        if not replace or member.condemned_at is not None:
             return
         if not member.ready:
-            self._respawns.append((now + self._respawn_seconds, member.runner.slots))
-            self._respawn_seconds = min(LONGEST_RESPAWN_SECONDS, 2 * self._respawn_seconds)
+            self._start_later(member.runner.slots, solo=member.solo, now=now)
+        elif member.solo:
+            return  # started when it is wanted
         elif any(other.ready for other in self.shared()):
             # Solo runners for what it was running start first; its neighbours go on elsewhere.
             self._respawns.append((now + FIRST_RESPAWN_SECONDS, member.runner.slots))
@@ -226,13 +234,14 @@ class Crew:
 
     def wind_down(self) -> None:
         """Start nobody any more, and take back from every member what it has not started."""
+        self._winding_down = True
         self._respawns = []
         self._spare_at = math.inf
         for member in self.members.values():
             member.withdraw()
 
     def quit(self) -> None:
-        """Tell every member to exit when nothing runs any more."""
+        """Tell every member to exit: nothing runs any more."""
         for member in self.members.values():
             member.runner.send(Quit())
 
@@ -242,7 +251,7 @@ class Crew:
             member.kill()
 
     def _add(self, slots: int, *, solo: bool, now: float) -> None:
-        if solo and now < self._no_solo_before:
+        if self._winding_down or (solo and now < self._no_solo_before):
             return
         try:
             runner = self._spawn(slots)
@@ -253,14 +262,18 @@ class Crew:
         self.members[self._numbers] = Member(self._numbers, runner, solo, now)
 
     def _not_started(self, slots: int, error: OSError, *, solo: bool, now: float) -> None:
+        again = self._start_later(slots, solo=solo, now=now)
+        self._observe(RunnerNotStarted(str(error), again))
+
+    def _start_later(self, slots: int, *, solo: bool, now: float) -> float:
         """Try again later, later each time; a solo runner, when it is wanted then."""
         again = self._respawn_seconds
         self._respawn_seconds = min(LONGEST_RESPAWN_SECONDS, 2 * again)
-        self._observe(RunnerNotStarted(str(error), again))
         if solo:
             self._no_solo_before = now + again
         else:
             self._respawns.append((now + again, slots))
+        return again
 
     def _tend_member(self, member: Member, now: float, grace_seconds: float) -> float | None:
         if member.condemned_at is not None:

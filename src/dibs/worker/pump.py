@@ -63,7 +63,7 @@ class Pump:
         self._grace = grace_seconds
         self.leases = Leases()
         self._patience = Patience(seams.clock, seams.observe)
-        self.settler = Settler(broker, self._patience, seams.observe)
+        self.settler = Settler(broker, self._patience, seams)
         self._upkeep = Upkeep(
             broker=broker,
             leases=self.leases,
@@ -142,12 +142,17 @@ class Pump:
 
     # Hearing
 
+    def hear_last(self) -> None:
+        """Take in what runners have sent, also those that are dead, and bury nobody."""
+        now = self._clock.monotonic()
+        for member, frame in self._crew.receive():
+            self._hear_frame(member, frame, now)
+
     def _hear(self, now: float) -> None:
         # The dead first: a runner's last frames are read after it was seen dead and before it is
         # buried, so an outcome that it sent is never mistaken for a crash.
         dead = self._crew.deaths()
-        for member, frame in self._crew.receive():
-            self._hear_frame(member, frame, now)
+        self.hear_last()
         for member, how in dead:
             self._bury(member, how, now)
 
@@ -196,9 +201,12 @@ class Pump:
     # Claiming
 
     def _room(self, now: float) -> int:
-        """Return how many jobs can be taken: every slot counts, also those of solo runners."""
-        solos = sum(m.outstanding for m in self._crew.members.values() if m.solo)
-        return self._crew.room(now) - solos
+        """Return how many jobs can be taken: every slot counts, also those of solo runners.
+
+        What the broker left unanswered takes up room, or it would grow while every job fails.
+        """
+        solos = self._crew.solo_room(len(self._waiting), now)
+        return self._crew.room(now) - solos - self.settler.doubtful
 
     def _claim(self, now: float) -> None:
         if self._stopping or now < self._claim_at or not self._patience.allows(now):
@@ -364,7 +372,7 @@ class Pump:
         if not self._patience.allows(now):
             times.append(self._patience.retry_at)
         else:
-            times.append(self.leases.next_extend)
+            times += (self.leases.next_extend, self.settler.again_at)
             if self._broker.capabilities.attend_seconds is not None:
                 times.append(self._attend_at)
             if not self._stopping and self._room(now) > 0:

@@ -37,7 +37,8 @@ from dibs.worker.seams import Seams
 EXIT_DONE = 0
 EXIT_RELEASED_LATE = 1
 
-_QUIT_SECONDS = 2.0
+_QUIT_SECONDS = 1.0
+"""How long runners may take to exit: less than a second signal waits for the worker's end."""
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
 
@@ -76,7 +77,7 @@ class Service:
         self._clock = SystemClock()
         self._seams = Seams(self._clock, uniform_of(system_randomness), observe)
         shares = plan.shares()
-        self._crew = Crew(spawn, shares, max(2, len(shares)), observe)
+        self._crew = Crew(spawn, shares, min(max(2, len(shares)), plan.concurrency), observe)
         self._wake = WakePipe()
         self._stops = 0
 
@@ -209,23 +210,23 @@ class Service:
             self._wait_for_work(pump, broker, min(until or math.inf, deadline))
         late = 0
         if pump.held:
-            # Killed first: a job must not be released while it still runs.
+            # Killed first: a job must not be released while it still runs, nor one that is done.
+            pump.hear_last()
             self._crew.kill()
-            self._wait_for_deaths()
+            self._wait_for_deaths(pump)
             late = pump.abandon()
         self._crew.quit()
-        self._wait_for_deaths()
+        self._wait_for_deaths(pump)
         return EXIT_RELEASED_LATE if late or pump.held else EXIT_DONE
 
-    def _wait_for_deaths(self) -> None:
+    def _wait_for_deaths(self, pump: Pump) -> None:
         deadline = self._clock.monotonic() + _QUIT_SECONDS
         while self._clock.monotonic() < deadline:
             dead = {member.number for member, _ in self._crew.deaths()}
+            pump.hear_last()
             alive = [m for m in self._crew.members.values() if m.number not in dead]
             if not alive:
                 return
-            for member in alive:
-                member.runner.receive()
             self._wait([(fd, select.POLLIN) for m in alive for fd in m.runner.filenos()], deadline)
 
     # Waiting

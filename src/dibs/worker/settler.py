@@ -1,16 +1,20 @@
 """Outcomes on their way to the broker.
 
 Owns: the settlements that the broker has not answered yet, and counting what became of them.
-Must never: drop one that was not answered: an unknown answer is asked for again.
+Must never: drop one that was not answered: an unknown answer is asked for again; or hold up
+anything else for it, such as the renewal of other leases.
 Called by: the pump.
 """
 
+import math
+
 from dibs.brokers.contract import APPLIED, Applied, Broker, Gone, Settled, Unknown
 from dibs.errors import BrokerError, BrokerUnavailable
-from dibs.events import JobFailed, LeaseLost, Observer
+from dibs.events import JobFailed, LeaseLost
 from dibs.events import Settled as SettledEvent
 from dibs.message import Ack, DeadLetter, Lease, Nack, Outcome, Release, Settlement
 from dibs.worker.patience import Patience
+from dibs.worker.seams import Seams
 
 _ACK = Ack()
 
@@ -18,17 +22,31 @@ _ACK = Ack()
 class Settler:
     """Settles in batches; what the broker could not answer stays and is sent again."""
 
-    def __init__(self, broker: Broker, patience: Patience, observe: Observer) -> None:
+    def __init__(self, broker: Broker, patience: Patience, seams: Seams) -> None:
         self._broker = broker
         self._patience = patience
-        self._observe = observe
+        self._doubts = Patience(seams.clock, seams.observe)
+        """For what the broker answered, but not how: it can be called for everything else."""
+        self._observe = seams.observe
         self._limit = broker.capabilities.batch_limit
         self._waiting: list[Settlement] = []
+        self._again: list[Settlement] = []
+        """Those that were answered by `Unknown`, to be sent again when `doubts` allow it."""
         self._unsure: set[tuple[bytes, int]] = set()
         """Id and fence of what was sent and not answered: `Gone` is then our own success."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._again)
+
+    @property
+    def doubtful(self) -> int:
+        """How many are to be sent again: the broker did not say what became of them."""
+        return len(self._again)
+
+    @property
+    def again_at(self) -> float:
+        """When something is to be sent again."""
+        return self._doubts.retry_at if self._again else math.inf
 
     def ack(self, leases: list[Lease]) -> None:
         """Settle leases whose jobs are done and have no result."""
@@ -49,6 +67,9 @@ class Settler:
 
     def settle(self, now: float, held: int = 0) -> None:
         """Send everything that waits, if the broker may be called; `held` is for the observers."""
+        if self._doubts.allows(now):
+            self._waiting += self._again
+            self._again = []
         while self._waiting and self._patience.allows(now):
             batch = self._waiting[: self._limit]
             try:
@@ -58,25 +79,27 @@ class Settler:
                 self._patience.failed(exc)
                 return
             del self._waiting[: len(batch)]
-            if self._note(batch, answers, held):
-                self._patience.worked(now)
-            else:
-                # Asked again later: a disk that breaks every commit must not hold up the pump.
-                self._patience.failed(BrokerUnavailable("answers to settlements got lost"))
+            doubtful = len(self._again)
+            self._patience.worked(now)
+            self._note(batch, answers, held)
+            if len(self._again) > doubtful:
+                self._doubts.failed(BrokerUnavailable("answers to settlements got lost"))
+            elif not self._again:
+                self._doubts.worked(now)
 
-    def _note(self, batch: list[Settlement], answers: list[Settled], held: int) -> bool:
-        """Count what was applied; return whether every settlement was answered."""
+    def _note(self, batch: list[Settlement], answers: list[Settled], held: int) -> None:
+        """Count what was applied, and keep what was not answered."""
         # list.count compares by identity first: thousands of good answers cost microseconds.
         if answers.count(APPLIED) == len(batch) and not self._unsure:
             self._observe(_count([settlement.outcome for settlement in batch], late=0, held=held))
-            return True
-        applied, late, before = [], 0, len(self._waiting)
+            return
+        applied, late = [], 0
         for settlement, answer in zip(batch, answers, strict=True):
             lease = settlement.lease
             unsure = (lease.message.id, lease.fence) in self._unsure
             if isinstance(answer, Unknown):
                 self._unsure.add((lease.message.id, lease.fence))
-                self._waiting.append(settlement)
+                self._again.append(settlement)
                 continue
             self._unsure.discard((lease.message.id, lease.fence))
             if isinstance(answer, Applied) or (isinstance(answer, Gone) and unsure):
@@ -85,7 +108,6 @@ class Settler:
             else:
                 self._lost(lease, settlement.outcome)
         self._observe(_count(applied, late=late, held=held))
-        return len(self._waiting) == before
 
     def _lost(self, lease: Lease, outcome: Outcome) -> None:
         self._observe(LeaseLost(lease, ran=not isinstance(outcome, Release)))

@@ -99,7 +99,8 @@ class Upkeep:
         if self._broker.capabilities.native_fence:
             return
         for serial, lease in self._leases.left_of(batch):
-            if now >= batch.renewed_at + lease.message.visibility_timeout_ms / 1_000:
+            over_at = batch.renewed_at + lease.message.visibility_timeout_ms / 1_000
+            if now >= over_at and serial not in self._leases.lost:
                 self._lose(serial, lease)
 
     def _lose(self, serial: int, lease: Lease) -> None:
