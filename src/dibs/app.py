@@ -237,10 +237,12 @@ class App:
             raise OptionError(f"`queues` is {queues!r}: it is a list of names, as in [{queues!r}]")
         if concurrency < 1:
             raise OptionError(f"`concurrency` is {concurrency}: it is a number of jobs, 1 or more")
+        served = None if queues is None else tuple(queues)
+        if served == ():
+            raise OptionError("`queues` is empty: name one, or leave it out for those of all tasks")
         from dibs.worker.embedded import EmbeddedWorker
         from dibs.worker.service import Plan
 
-        served = None if queues is None else tuple(queues)
         plan = Plan(concurrency, 1, served, shutdown_timeout=shutdown_timeout)
         return EmbeddedWorker(self.url, self.tasks, plan, observe)
 

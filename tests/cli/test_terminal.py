@@ -1,12 +1,14 @@
 """The worker's terminal: one line each, no floods, no steering, a summary while there is work."""
 
 import os
+import select
 import threading
+from typing import Any
 
 import pytest
 
 from dibs import events
-from dibs.cli.lines import Lines
+from dibs.cli.lines import WAIT_SECONDS, Lines
 from dibs.cli.terminal import SHOWN_A_SECOND, Terminal
 from dibs.message import DeadLetter, Error, Lease, Message, Nack, Outcome
 from dibs.testing.clock import ManualClock
@@ -224,6 +226,23 @@ def test_text_is_shown_as_it_is_where_it_is_harmless() -> None:
 def test_durations_are_short() -> None:
     shown = [duration(s) for s in (0.0512, 0.67, 3.21, 47, 720, 12_600, 200_000)]
     assert shown == ["0.051 s", "0.67 s", "3.2 s", "47 s", "12 min", "3.5 h", "2.3 d"]
+
+
+def test_only_the_first_text_that_nobody_reads_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[float] = []
+
+    def never_ready(*sets_and_wait: Any) -> tuple[list[int], list[int], list[int]]:
+        waits.append(sets_and_wait[3])
+        return [], [], []
+
+    monkeypatch.setattr(select, "select", never_ready)
+    write = Lines(1)
+    for _ in range(100):
+        write("a job failed\n")
+        write("its traceback\n")
+    assert sum(waits) == pytest.approx(WAIT_SECONDS)
 
 
 def test_a_reader_that_does_not_read_costs_lines_and_not_the_worker() -> None:

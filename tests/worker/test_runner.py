@@ -1,5 +1,6 @@
 """A real runner process, driven over its link as the pump would."""
 
+import errno
 import os
 import select
 import shutil
@@ -276,9 +277,14 @@ def test_a_result_comes_back_with_the_time_it_is_kept(driver: Driver) -> None:
     [
         ("returns_object", "what `returns_object` returned cannot be sent as JSON: `lock` has no "),
         ("returns_nan", "what `returns_nan` returned holds nan, which JSON cannot carry"),
+        ("returns_much", "`returns_much` returned 1,048,577 bytes, and the limit is 1,048,576: "),
+        (
+            "returns_snooze",
+            "`returns_snooze` returned a `Snooze`, which asks for nothing: raise it",
+        ),
     ],
 )
-def test_a_result_that_cannot_be_encoded_is_a_dead_letter(
+def test_a_result_that_cannot_be_meant_or_kept_is_a_dead_letter(
     driver: Driver, task: str, text: str
 ) -> None:
     """And one text: there is no line of the task's where it happened, and ours say nothing."""
@@ -526,3 +532,39 @@ def test_enqueueing_while_a_worker_imports_the_app_names_the_line(folder: Path) 
     assert UserError.__name__ not in failed.text
     driver.death()
     driver.runner.close()
+
+
+def test_a_death_is_seen_where_the_system_gives_no_descriptor_for_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(pid: int) -> int:
+        raise OSError(errno.ENOSYS, f"no descriptor for {pid}")
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    assert (folder / "zoo.py").exists()
+    made = Driver(slots=1)
+    made.hello()
+    assert len(made.runner.filenos()) == 1
+    made.runner.kill()
+    assert made.death() == "signal SIGKILL"
+    made.runner.close()
+
+
+def test_a_death_is_seen_where_the_system_keeps_no_status(folder: Path) -> None:
+    assert (folder / "zoo.py").exists()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        made = Driver(slots=1)
+        made.hello()
+        assert made.runner.death() is None
+        made.runner.kill()
+        assert made.death() == "status unknown"
+        made.runner.close()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_job_that_this_runner_alone_does_not_know_goes_back_for_longer_each_time(
+    driver: Driver,
+) -> None:
+    assert driver.run(("of_yesterday", b"{}")) == [Release(1_000)]

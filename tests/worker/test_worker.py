@@ -20,7 +20,7 @@ from dibs import App, context
 from dibs.brokers.memory import MemoryBroker
 from dibs.brokers.url import open_broker
 from dibs.clock import SystemClock
-from dibs.errors import BrokerBusy, BrokerUnavailable
+from dibs.errors import BrokerBusy, BrokerUnavailable, OptionError
 from dibs.events import BrokerBack, BrokerTrouble, LeaseLost
 from dibs.message import Message
 from dibs.runners.inprocess import in_process_spawner
@@ -459,6 +459,22 @@ _names = itertools.count()
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> App:
     memory = f"memory://worker-{next(_names)}"
     return App(memory if request.param == "memory" else f"sqlite:///{tmp_path}/embedded.db")
+
+
+def test_a_worker_of_no_queue_is_refused(app: App) -> None:
+    with pytest.raises(OptionError, match="`queues` is empty: name one"):
+        app.worker(queues=[])
+
+
+def test_a_worker_whose_broker_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
+    worker = App(f"sqlite:///{tmp_path}/missing/queue.db").worker()
+    with pytest.raises(BrokerUnavailable):
+        worker.drain()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(BrokerUnavailable):
+            worker.drain()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_embedded_worker_drains_in_a_test(app: App) -> None:

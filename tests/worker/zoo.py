@@ -165,6 +165,16 @@ def returns_nan() -> float:
 
 
 @app.task
+def returns_much() -> str:
+    return "x" * ((1 << 20) - 1)  # and two quotes
+
+
+@app.task
+def returns_snooze() -> object:
+    return Snooze(60)
+
+
+@app.task
 def reads_what_does_not_fit() -> None:
     raise ResultError("what `another` returned does not fit its return annotation")
 

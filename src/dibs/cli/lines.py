@@ -10,7 +10,7 @@ import select
 from collections.abc import Callable
 
 WAIT_SECONDS = 0.2
-"""How long one text may wait for its reader, all in all."""
+"""How long one text may wait for its reader, all in all; none does while others were lost."""
 
 _CHUNK_BYTES = 1_024
 """Less than any pipe or terminal takes at once when it says that it takes anything."""
@@ -29,22 +29,21 @@ class Lines:
         """Write whole lines, or drop them."""
         if self._dropped:
             notice = f"... {self._dropped:,} lines lost: nobody read them in time\n"
-            if not self._write(notice):
+            if not self._write(notice, tries=1, seconds=0.0):
                 self._dropped += text.count("\n")
                 return
             self._dropped = 0
-        if not self._write(text):
+        if not self._write(text, tries=4, seconds=WAIT_SECONDS / 4):
             self._dropped += text.count("\n")
 
-    def _write(self, text: str) -> bool:
+    def _write(self, text: str, *, tries: int, seconds: float) -> bool:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
-        waited = 0
         try:
             while data:
                 # A pipe or terminal that is full would hold up every job of this worker.
-                if not select.select([], [self._descriptor], [], WAIT_SECONDS / 4)[1]:
-                    waited += 1
-                    if waited == 4:
+                if not select.select([], [self._descriptor], [], seconds)[1]:
+                    tries -= 1
+                    if not tries:
                         return False
                     continue
                 data = data[os.write(self._descriptor, data[:_CHUNK_BYTES]) :]

@@ -24,6 +24,10 @@ from dibs.task import AnyTask
 NEAR = 0.8
 """A run that took this share of its timeout came near it."""
 
+MAX_RESULT_BYTES = 1 << 20
+"""As of the arguments: all that a worker settles waits behind a result on its way to the broker."""
+
+_RAISED = (Snooze, Retry, Reject)
 _MAX_TRACEBACK = 16_384
 _MAX_TEXT = 4_096
 
@@ -103,15 +107,13 @@ def returned(task: AnyTask, value: object, job: JobContext) -> Outcome | None:
     """Return the outcome of a run that returned `value`; None stands for a plain `Ack()`.
 
     One that was told that its time is over has failed, however it ended (law 10 of the design). The
-    job is a dead letter if the value is to be kept, and is no JSON; or if it is a coroutine.
+    job is a dead letter if the value is to be kept, and is no JSON, or too large; or if it cannot
+    have been meant: a coroutine, or what is to be raised.
     """
     if job.stop_reason == "timeout":
         return _timed_out(task, job)
-    if value is not None and hasattr(value, "__await__"):
-        return _unencodable(
-            f"`{task.name}` returned an awaitable that nobody awaits, so nothing was done: make the"
-            " task, or the decorator around it, as an `async def`"
-        )
+    if value is not None and (why := _mistaken(task, value)):
+        return _unencodable(why)
     keep_ms = task.info.keep_result_ms
     message = job.lease.message
     # Few jobs have headers, so that the others pay for one look.
@@ -122,7 +124,25 @@ def returned(task: AnyTask, value: object, job: JobContext) -> Outcome | None:
         result = task.codec.encode_result(value)
     except ResultError as exc:
         return _unencodable(str(exc))
+    if len(result) > MAX_RESULT_BYTES:
+        return _unencodable(
+            f"`{task.name}` returned {len(result):,} bytes, and the limit is {MAX_RESULT_BYTES:,}:"
+            " store the data elsewhere and return its address, or keep no result"
+        )
     return Ack(result, keep_ms, record)
+
+
+def _mistaken(task: AnyTask, value: object) -> str | None:
+    """Say why a task cannot have meant to return `value`, or None."""
+    if hasattr(value, "__await__"):
+        return (
+            f"`{task.name}` returned an awaitable that nobody awaits, so nothing was done: make the"
+            " task, or the decorator around it, as an `async def`"
+        )
+    if isinstance(value, _RAISED):
+        kind = type(value).__name__
+        return f"`{task.name}` returned a `{kind}`, which asks for nothing: raise it"
+    return None
 
 
 def _record(task: AnyTask, message: Message) -> Record | None:

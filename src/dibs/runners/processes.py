@@ -45,9 +45,7 @@ class ProcessRunner:
             ends = [*(end.fileno() for end in self._links.theirs), memory]
             self.pid = _start([app_path, str(slots), url or ""], ends)
             unless_started.pop_all()
-        # Readable when the process dies. Where there is none (macOS) the link's end must do; a
-        # grandchild that inherited the link would hide it, so it is the second choice.
-        self._death_watch = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
+        self._death_watch = _death_watch(self.pid)
         self._status: str | None = None
 
     def filenos(self) -> Sequence[int]:
@@ -75,9 +73,12 @@ class ProcessRunner:
     def death(self) -> str | None:
         """Say how the process died, or None."""
         if self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._status = _describe(status)
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # SIGCHLD was ignored when this process was started
+                self._status = "status unknown"
+            else:
+                self._status = _describe(status) if pid else None
         return self._status
 
     def running(self) -> dict[int, float]:
@@ -121,6 +122,18 @@ def _start(job: list[str], given: Sequence[int]) -> int:
     finally:
         for descriptor in high:
             os.close(descriptor)
+
+
+def _death_watch(pid: int) -> int | None:
+    """Return what is readable when the process dies, or None.
+
+    Without one (macOS, an old kernel, a sandbox, no descriptor left) the link's end must do. A
+    grandchild that inherited the link would hide it, so it is the second choice.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def _flags() -> list[str]:

@@ -7,6 +7,7 @@ Called by: `App.worker`.
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 
 from msgspec import structs
 
@@ -59,27 +60,31 @@ class EmbeddedWorker:
         While nothing runs, it is kept for the next `run`, whose thread may not have come so far.
         """
         self._stop_asked = True
-        if self._service is not None:
-            self._service.stop()
+        service = self._service
+        if service is not None:
+            service.stop()
 
     def _run(self, plan: Plan) -> int:
         spawn = in_process_spawner(self._url, self._tasks)
         self._service = service = Service(spawn, plan, self._hear)
-        broker = open_broker(self._url, worker_id=system_randomness(8), clock=SystemClock())
         try:
-            if self._stop_asked:
-                service.stop()
-            service.start()
-            hello = service.wait_for_app()
-            with stop_signals(lambda _: service.stop(), service.wake_descriptor):
-                return service.run(broker, hello)
+            return self._serve(service)
         except StoppedEarly:
             return EXIT_DONE
         finally:
             self._service = None
             self._stop_asked = False
             service.close()
-            broker.close()
+
+    def _serve(self, service: Service) -> int:
+        opened = open_broker(self._url, worker_id=system_randomness(8), clock=SystemClock())
+        with closing(opened) as broker:
+            if self._stop_asked:
+                service.stop()
+            service.start()
+            hello = service.wait_for_app()
+            with stop_signals(lambda _: service.stop(), service.wake_descriptor):
+                return service.run(broker, hello)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Settled):
