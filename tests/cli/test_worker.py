@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.worker.workers import alive
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., Any]
 
@@ -128,6 +130,10 @@ def test_reload_starts_anew_when_a_file_changes(start: Start, folder: Path) -> N
     worker.line_with("waiting for a file to change")
     (folder / "shop.py").write_text(code)
     worker.line_with("slots")
+    tasks = Path(f"/proc/{worker.process.pid}/task").glob("*/children")
+    children = [int(child) for task in tasks for child in task.read_text().split()]
+    assert children
+    assert all(alive(child) for child in children), "and no zombie of the times before"
     worker.signal()
     assert worker.end()[0] == 0
 

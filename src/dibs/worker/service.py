@@ -154,6 +154,8 @@ class Service:
     def close(self) -> None:
         """End what is left of the runners, and give up the descriptors."""
         self.kill()
+        # A command that starts anew in place of itself would keep them as zombies for ever.
+        self._wait_for_deaths(lambda: None)
         for member in list(self._crew.members.values()):
             member.runner.close()
         self._wake.close()
@@ -213,17 +215,17 @@ class Service:
             # Killed first: a job must not be released while it still runs, nor one that is done.
             pump.hear_last()
             self._crew.kill()
-            self._wait_for_deaths(pump)
+            self._wait_for_deaths(pump.hear_last)
             late = pump.abandon()
         self._crew.quit()
-        self._wait_for_deaths(pump)
+        self._wait_for_deaths(pump.hear_last)
         return EXIT_RELEASED_LATE if late or pump.held else EXIT_DONE
 
-    def _wait_for_deaths(self, pump: Pump) -> None:
+    def _wait_for_deaths(self, hear: Callable[[], None]) -> None:
         deadline = self._clock.monotonic() + _QUIT_SECONDS
         while self._clock.monotonic() < deadline:
             dead = {member.number for member, _ in self._crew.deaths()}
-            pump.hear_last()
+            hear()
             alive = [m for m in self._crew.members.values() if m.number not in dead]
             if not alive:
                 return
