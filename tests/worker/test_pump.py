@@ -13,7 +13,7 @@ from dibs.brokers.contract import (
     Settled,
     Unknown,
 )
-from dibs.errors import BrokerBusy, BrokerUnavailable
+from dibs.errors import BrokerBusy, BrokerRefused, BrokerUnavailable
 from dibs.events import (
     BrokerBack,
     BrokerTrouble,
@@ -661,8 +661,11 @@ def test_a_failing_job_is_told_with_its_error_and_its_outcome() -> None:
     assert stage.settled().dead == 1
 
 
+@pytest.mark.parametrize(
+    ("refused", "kind"), [(False, "BrokerUnavailable"), (True, "BrokerRefused")]
+)
 def test_a_settlement_that_stays_unanswered_holds_up_no_other_job(
-    monkeypatch: pytest.MonkeyPatch,
+    refused: bool, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Stage()
     failing, healthy = publish(stage.producer, *messages(2, visibility_timeout_ms=30_000))
@@ -671,6 +674,8 @@ def test_a_settlement_that_stays_unanswered_holds_up_no_other_job(
     settle = stage.broker.settle
 
     def never_of_a_failure(settlements: Sequence[Settlement]) -> list[Settled]:
+        if refused and any(isinstance(one.outcome, Nack) for one in settlements):
+            raise BrokerRefused("no dead letters here")
         return [
             UNKNOWN if isinstance(one.outcome, Nack) else settle([one])[0] for one in settlements
         ]
@@ -685,7 +690,7 @@ def test_a_settlement_that_stays_unanswered_holds_up_no_other_job(
     for _ in range(20):
         stage.tick(1_000)
     assert healthy.id not in {event.lease.message.id for event in stage.told(LeaseLost)}
-    assert [event.kind for event in stage.told(BrokerTrouble)] == ["BrokerUnavailable"]
+    assert [event.kind for event in stage.told(BrokerTrouble)] == [kind]
     assert failing.id != healthy.id
 
 

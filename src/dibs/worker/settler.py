@@ -8,8 +8,8 @@ Called by: the pump.
 
 import math
 
-from dibs.brokers.contract import APPLIED, Applied, Broker, Gone, Settled, Unknown
-from dibs.errors import BrokerError, BrokerUnavailable
+from dibs.brokers.contract import APPLIED, UNKNOWN, Applied, Broker, Gone, Settled, Unknown
+from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from dibs.events import JobFailed, LeaseLost
 from dibs.events import Settled as SettledEvent
 from dibs.message import Ack, DeadLetter, Lease, Nack, Outcome, Release, Settlement
@@ -72,8 +72,13 @@ class Settler:
             self._again = []
         while self._waiting and self._patience.allows(now):
             batch = self._waiting[: self._limit]
+            answers: list[Settled]
+            trouble: BrokerError = BrokerUnavailable("answers to settlements got lost")
             try:
                 answers = self._broker.settle(batch)
+            except BrokerRefused as exc:
+                # These, and perhaps nothing else: the other leases must still be renewed.
+                answers, trouble = [UNKNOWN] * len(batch), exc
             except BrokerError as exc:
                 self._unsure.update((s.lease.message.id, s.lease.fence) for s in batch)
                 self._patience.failed(exc)
@@ -83,7 +88,7 @@ class Settler:
             self._patience.worked(now)
             self._note(batch, answers, held)
             if len(self._again) > doubtful:
-                self._doubts.failed(BrokerUnavailable("answers to settlements got lost"))
+                self._doubts.failed(trouble)
             elif not self._again:
                 self._doubts.worked(now)
 
