@@ -4,8 +4,8 @@ Owns: the JSON form of a call (an object of the parameters by name), the check t
 will decode is what the caller sent, and the texts that name the parameter that does not fit.
 Must never: import a type by a name from the wire, change a value in silence, or let any bytes raise
 anything but `PayloadError`.
-Called by: tasks when a call is enqueued, runners before a job runs and after it returned, and the
-ledger.
+Called by: tasks when a call is enqueued, runners at their start, before a job runs and after it
+returned, and the ledger.
 
 Of duplicate keys in a foreign payload the last counts: to refuse them would take a second parser on
 the worker's hottest path, and nobody reads the first.
@@ -77,8 +77,20 @@ class Codec:
         self._signature: Signature | None = None
         self._decode_result: Callable[[bytes], Any] | None = None
 
+    def resolve(self, *, result: bool) -> None:
+        """Resolve the signature, and what reads a result if there is one to keep.
+
+        A worker asks at its start, so that errors show there.
+
+        Raises:
+            TaskDefinitionError: an annotation cannot be resolved, or its type has no JSON form.
+        """
+        self.signature()
+        if result:
+            self._result_decoder()
+
     def signature(self) -> Signature:
-        """Return the resolved signature; a worker asks at its start, so that errors show there.
+        """Return the resolved signature.
 
         Raises:
             TaskDefinitionError: an annotation cannot be resolved, or its type has no JSON form.
@@ -180,9 +192,7 @@ class Codec:
             ResultError: it does not fit the annotation.
             TaskDefinitionError: the annotation cannot be resolved, or has no JSON form.
         """
-        decode = self._decode_result
-        if decode is None:
-            decode = self._decode_result = result_decoder(self._task, self._function)
+        decode = self._result_decoder()
         try:
             return decode(result)
         except Exception as error:  # a type's own constructor may raise anything
@@ -194,6 +204,12 @@ class Codec:
     def returns(self) -> Returns:
         """What the annotation says that the task returns."""
         return returns(self._function)
+
+    def _result_decoder(self) -> Callable[[bytes], Any]:
+        decode = self._decode_result
+        if decode is None:
+            decode = self._decode_result = result_decoder(self._task, self._function)
+        return decode
 
     def _change(
         self, signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any], decoded: object

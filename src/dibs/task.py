@@ -73,6 +73,14 @@ class Task(Delivery[P, R_co]):
         """
         return Job(from_text(id), self._origin)
 
+    def resolve(self) -> None:
+        """Resolve the annotations, as every runner does before it says that it is ready.
+
+        Raises:
+            TaskDefinitionError: one cannot be resolved, or its type has no JSON form.
+        """
+        self.codec.resolve(result=self.info.keep_result_ms > 0)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Call the function, here and now."""
         return self.function(*args, **kwargs)

@@ -195,6 +195,26 @@ def test_an_app_that_does_not_import_shows_its_own_traceback(dibs: Run, folder: 
         assert "dibs/cli" not in shown.stderr, "nothing of ours"
 
 
+def test_a_worker_with_a_task_whose_annotations_cannot_be_resolved_does_not_start(
+    dibs: Run, folder: Path
+) -> None:
+    """Each of its jobs would be a dead letter at its first attempt."""
+    lines = (
+        "from dibs import App\napp = App()\n"
+        "@app.task(keep_result={keep})\ndef f(n: {}) -> {}: ...\n"
+    )
+    (folder / "typed.py").write_text(lines.format("'OrderId'", None, keep=1))
+    (folder / "mixed.py").write_text(lines.format("int", "bytes | str", keep=1))
+    (folder / "fine.py").write_text(lines.format("int", "bytes | str", keep=0))
+    for more in ([], ["--in-process"]):
+        typed, mixed = (dibs("worker", f"{m}:app", "--drain", *more) for m in ("typed", "mixed"))
+        assert (typed.returncode, mixed.returncode) == (2, 2)
+        assert "dibs: `f`: an annotation cannot be resolved: name 'OrderId'" in typed.stderr
+        assert "dibs: `f`: what it returns: Type unions may not" in mixed.stderr
+        assert "slots" not in typed.stderr + mixed.stderr
+        assert dibs("worker", "fine:app", "--drain", *more).returncode == 0
+
+
 def test_enqueueing_while_the_worker_imports_is_refused(dibs: Run, folder: Path) -> None:
     (folder / "eager.py").write_text(
         "from dibs import App\napp = App()\n@app.task\ndef f() -> None: ...\nf.enqueue()\n"

@@ -1,7 +1,7 @@
 """The main module of a runner process: `python -m dibs.runners.child`, started by `processes.py`.
 
 Owns: the start of a fresh interpreter: signals, the working directory on the import path, the
-import of the user's app, and the end when the pump is gone.
+import of the user's app and the look at its tasks, and the end when the pump is gone.
 Must never: import apsw or open a broker by itself; user code does when it enqueues.
 Called by: the operating system. Arguments: descriptors of the link, the loop's link and the
 box, app path, slots, and the broker's URL, empty for the app's own.
@@ -48,6 +48,8 @@ def main() -> None:
             app = import_app(path)
             if url:
                 app.redirect(url)
+        for task in app.tasks.values():
+            task.resolve()
         hello = Hello(app.url, [task.info for task in app.tasks.values()], _files())
     except UserError as exc:
         link.sendall(encode(ImportFailed(str(exc))))

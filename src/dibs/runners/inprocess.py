@@ -18,7 +18,13 @@ from dibs.task import AnyTask
 
 
 def in_process_spawner(url: str, tasks: Mapping[str, AnyTask]) -> Spawner:
-    """Return what starts runners made of threads for the tasks of an app that is imported here."""
+    """Return what starts runners made of threads for the tasks of an app that is imported here.
+
+    Raises:
+        TaskDefinitionError: an annotation cannot be resolved, or its type has no JSON form.
+    """
+    for task in tasks.values():
+        task.resolve()
     return lambda slots: InProcessRunner(url, tasks, slots)
 
 
