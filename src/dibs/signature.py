@@ -15,6 +15,21 @@ from msgspec import UNSET, Struct
 from dibs.errors import TaskDefinitionError
 from dibs.spelling import did_you_mean
 
+CALL_OPTIONS = frozenset(
+    (
+        "delay",
+        "run_at",
+        "priority",
+        "queue",
+        "unique_key",
+        "max_attempts",
+        "timeout",
+        "visibility_timeout",
+        "connection",
+    )
+)
+"""What `options` of a task takes, which is above this file: a test holds them to be the same."""
+
 
 class Signature(Struct, frozen=True):
     """The parameters of the task `task`, resolved.
@@ -40,7 +55,7 @@ class Signature(Struct, frozen=True):
         by_position = self.names[: len(args)]
         for name in kwargs:
             if name not in self.names:
-                return f"`{self.task}` has no parameter `{name}`{did_you_mean(name, self.names)}"
+                return f"`{self.task}` has no parameter `{name}`{self._meant(name)}"
             if name in self.positional_only:
                 return f"`{self.task}`: parameter `{name}` is positional-only: pass it by position"
             if name in by_position:
@@ -50,6 +65,11 @@ class Signature(Struct, frozen=True):
         if missing:
             return f"`{self.task}`: parameter {' and '.join(f'`{n}`' for n in missing)} is missing"
         return None
+
+    def _meant(self, name: str) -> str:
+        if name in CALL_OPTIONS:
+            return f"; it is an option: `{self.task}.options({name}=...).enqueue(...)`"
+        return did_you_mean(name, self.names)
 
 
 def resolve(task: str, function: Callable[..., object]) -> Signature:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
+from inspect import signature
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypedDict
 from uuid import UUID
@@ -19,7 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dibs.codec import Codec
+from dibs.delivery import Delivery
 from dibs.errors import ArgumentError, PayloadError, ResultError, TaskDefinitionError
+from dibs.signature import CALL_OPTIONS
 
 
 class Colour(Enum):
@@ -197,6 +200,14 @@ def test_a_call_that_does_not_fit_is_refused_by_name(
     args: tuple[object, ...], kwargs: dict[str, object], says: str
 ) -> None:
     assert refusal(resize, *args, **kwargs).startswith(says)
+
+
+def test_an_option_that_is_passed_as_an_argument_is_called_one() -> None:
+    says = "has no parameter `{0}`; it is an option: `resize.options({0}=...).enqueue(...)`"
+    options = signature(Delivery.options).parameters.keys() - {"self"}
+    for name in options:
+        assert refusal(resize, "a", **{name: 1}).endswith(says.format(name))
+    assert options == CALL_OPTIONS
 
 
 def test_the_path_to_a_value_within_an_argument_is_named() -> None:
