@@ -161,7 +161,8 @@ class Delivery(Generic[P, R_co]):
             "timeout": timeout,
             "visibility_timeout": visibility_timeout,
         }
-        options = revised(self._options, given)
+        chosen = {name: value for name, value in given.items() if value is not None}
+        options = revised(self._options, chosen)
         own = self._connection if connection is None else callers(connection)
         return Delivery(self._origin, options, own)
 

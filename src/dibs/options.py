@@ -42,16 +42,15 @@ class Options(Struct, frozen=True):
 
 
 def revised(options: Options, given: Mapping[str, object]) -> Options:
-    """Return `options` with those of `given`, by their public names, that are not None.
+    """Return `options` with those of `given`, by their public names.
 
     Raises:
         OptionError: one is out of its range, or `delay` and `run_at` are both given.
     """
     changes: dict[str, Any] = {}
     for name, value in given.items():
-        if value is not None:
-            field, check = _CHECKS[name]
-            changes[field] = check(name, value)
+        field, check = _CHECKS[name]
+        changes[field] = check(name, value)
     if "delay_ms" in changes and "due_ms" in changes:
         raise OptionError("`delay` and `run_at` both say when to run: give one of them")
     # The later word on when to run replaces the earlier.
@@ -88,6 +87,8 @@ def _lease(name: str, value: object) -> int:
 
 
 def _run_time(name: str, value: object) -> int:
+    if value is None:
+        raise OptionError(f"`{name}` is None: every run has a limit; give seconds")
     return milliseconds(name, value, 1)
 
 

@@ -40,7 +40,6 @@ def test_what_is_given_is_converted_and_the_rest_stays() -> None:
         "queue": "a-b_C9",
         "unique_key": "müller/7",
         "max_attempts": 1,
-        "run_at": None,
     }
     made = revised(Options(max_lost=4), given)
     assert made == Options(

@@ -3,12 +3,14 @@
 import asyncio
 import functools
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import pytest
 
 from dibs import App, Task
 from dibs.backoff import exponential, fixed
+from dibs.delivery import Delivery
 from dibs.errors import OptionError, TaskDefinitionError
 from dibs.message import TaskInfo
 from dibs.policy import Retries
@@ -37,6 +39,22 @@ def test_a_task_is_called_like_the_function_that_it_is(app: App) -> None:
         "double", "double", "Twice the number.",
     )  # fmt: skip
     assert double.function(4) == 8
+
+
+def test_none_is_no_value_of_an_option_that_has_a_default(app: App) -> None:
+    """Whoever writes `timeout=None` means that there is no limit, and would have had 900 s."""
+    options = [p for p in signature(App.task).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in (p for p in options if p.default not in (None, ())):
+        text = refusal(app, lambda: None, **{"name": "f", option.name: None})
+        assert text.startswith(f"`{option.name}` is None: ")
+    text = refusal(app, lambda: None, name="f", timeout=None)
+    assert text == "`timeout` is None: every run has a limit; give seconds"
+
+
+def test_none_leaves_an_option_of_a_call_as_it_is(app: App) -> None:
+    send = app.task(name="send", timeout=5)(lambda: None)
+    names = [p.name for p in signature(Delivery.options).parameters.values() if p.default is None]
+    assert repr(send.options(**dict.fromkeys(names))) == "<Delivery send timeout_ms=5000>"
 
 
 def test_a_coroutine_task_returns_its_coroutine(app: App) -> None:
