@@ -150,7 +150,9 @@ class SchemaTooNew(BrokerRefused):
 class PublishUnknown(BrokerError):
     """The broker's answer was lost: the job may or may not be stored.
 
-    Publish it again with the same id; within the broker's dedupe window it is then one job.
+    Look with `dibs jobs show ID`, where the broker can show single jobs; the text names the id. To
+    enqueue again without doubt, give the task an `idempotency_key` or the call a `unique_key`,
+    where the broker has them, or do the effect under `once`.
     """
 
 

@@ -24,6 +24,7 @@ from dibs.errors import BrokerBusy, BrokerFull, BrokerUnavailable, PublishUnknow
 from dibs.message import Message
 from dibs.producer.door import Door, Waiter
 from dibs.producer.handle import Handle
+from dibs.producer.ids import as_text
 from dibs.producer.producer import Producer
 from dibs.producer.publisher import RESOLVED_AT_ONCE, Answering
 from tests.unit.alarm import raising_alarm
@@ -272,6 +273,7 @@ def test_an_answer_that_stays_lost_is_an_error_that_says_so() -> None:
     (verdict,) = Handle(lambda: scripted).publish([message(1)])  # type: ignore[arg-type, return-value]
     assert isinstance(verdict, PublishUnknown)
     assert "it may or may not be there" in str(verdict)
+    assert f"the job {as_text(message(1).id)} of" in str(verdict), "as `dibs jobs show` takes it"
     assert len(scripted.batches) == 3
 
 

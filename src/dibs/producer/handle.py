@@ -21,6 +21,7 @@ from dibs.errors import (
     PublishUnknown,
 )
 from dibs.message import Message
+from dibs.producer.ids import as_text
 
 T = TypeVar("T")
 Verdict = bytes | DibsError
@@ -156,7 +157,7 @@ def verdict(message: Message, answer: Published, broker: Broker) -> Verdict:
         refusal = PayloadTooLarge if too_large else OptionError
         return refusal(f"`{message.task}` was not enqueued on {broker.url}: {answer.why}")
     return PublishUnknown(
-        f"{broker.url} did not say whether it stored the job {message.id.hex()} of"
+        f"{broker.url} did not say whether it stored the job {as_text(message.id)} of"
         f" `{message.task}`, {TRIES} times in a row: it may or may not be there"
     )
 
