@@ -140,9 +140,16 @@ def test_reload_starts_anew_when_a_file_changes(start: Start, folder: Path) -> N
 
 def test_what_looks_wrong_is_warned_of(dibs: Run, folder: Path) -> None:
     shown = dibs("worker", "shop:app", "--drain", "-q", "default,mial").stderr
-    assert "warning: no task of the app is in queue mial" in shown
+    assert "warning: no task of the app is in queue mial, and no job; there are" in shown
     (folder / "empty.py").write_text("from dibs import App\napp = App()\n")
     assert "warning: empty:app has no tasks" in dibs("worker", "empty:app", "--drain").stderr
+
+
+def test_a_queue_of_no_task_that_has_jobs_is_no_mistake(dibs: Run) -> None:
+    dibs("enqueue", "shop:app", "add", "--arg", "a=1", "--queue", "urgent")
+    shown = dibs("worker", "shop:app", "--drain", "-q", "default,urgent").stderr
+    assert "warning" not in shown
+    assert "1 done" in shown
 
 
 def test_a_reader_that_is_gone_does_not_end_the_worker(

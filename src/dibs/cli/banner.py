@@ -33,15 +33,16 @@ class Start(Struct, frozen=True):
 def banner(start: Start, broker: Broker) -> str:
     """Return the lines of a worker's start, its warnings last."""
     lines = [f"dibs {__version__}, worker for {one_line(start.app)}", *_facts(start, broker)]
-    lines += [f"warning: {text}" for text in _warnings(start)]
-    lines += [f"warning: {text}" for text in _paused_now(start, broker)]
+    counts = _counts(start.queues, broker)
+    lines += [f"warning: {text}" for text in _warnings(start, counts)]
+    lines += [f"warning: {text}" for text in _paused_now(counts)]
     return "".join(f"{line}\n" for line in lines)
 
 
 def left_in_paused(queues: Sequence[str], broker: Broker) -> Iterator[str]:
     """Yield what to say after a drain of the jobs that wait in paused queues."""
-    for queue in _paused(queues, broker):
-        if queue.ready != 0:
+    for queue in _counts(queues, broker):
+        if queue.paused and queue.ready != 0:
             jobs = "jobs wait" if queue.ready is None else f"{counted(queue.ready, 'job')} left"
             yield f"{jobs} in queue {queue.name}, which is paused: {_resume(queue.name)}"
 
@@ -78,14 +79,15 @@ def _slots(start: Start) -> str:
     return f"{slots} in {count} process{'' if count == 1 else 'es'}"
 
 
-def _paused_now(start: Start, broker: Broker) -> Iterator[str]:
-    for queue in _paused(start.queues, broker):
-        yield f"queue {queue.name} is paused, and its jobs wait: {_resume(queue.name)}"
+def _paused_now(counts: Sequence[QueueCounts]) -> Iterator[str]:
+    for queue in counts:
+        if queue.paused:
+            yield f"queue {queue.name} is paused, and its jobs wait: {_resume(queue.name)}"
 
 
-def _paused(queues: Sequence[str], broker: Broker) -> list[QueueCounts]:
+def _counts(queues: Sequence[str], broker: Broker) -> list[QueueCounts]:
     with contextlib.suppress(DibsError):  # whether it can work, the worker finds out by itself
-        return [q for q in broker.inspector().queues() if q.paused and q.name in queues]
+        return [queue for queue in broker.inspector().queues() if queue.name in queues]
     return []
 
 
@@ -93,7 +95,7 @@ def _resume(queue: str) -> str:
     return f"`dibs queues resume {queue}` ends that"
 
 
-def _warnings(start: Start) -> Iterator[str]:
+def _warnings(start: Start, counts: Sequence[QueueCounts]) -> Iterator[str]:
     if not start.tasks:
         yield (
             f"{one_line(start.app)} has no tasks: decorate functions with `@app.task`, in this"
@@ -101,9 +103,10 @@ def _warnings(start: Start) -> Iterator[str]:
         )
         return
     served = {task.queue for task in start.tasks}
+    filled = {queue.name for queue in counts if queue.ready or queue.scheduled or queue.in_flight}
     for queue in start.queues:
-        if queue not in served:
+        if queue not in served | filled:
             yield (
-                f"no task of the app is in queue {queue}; there are tasks in"
+                f"no task of the app is in queue {queue}, and no job; there are tasks in"
                 f" {', '.join(sorted(served))}"
             )
