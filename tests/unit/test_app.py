@@ -127,7 +127,7 @@ def test_a_payload_over_the_limit_is_refused_with_its_size(app: App) -> None:
         task.enqueue("x" * (1 << 20))
     with pytest.raises(PayloadTooLarge, match="`resize` was not enqueued"):
         asyncio.run(task.aenqueue("x" * (1 << 20)))
-    with pytest.raises(PayloadTooLarge, match="; 2 jobs were stored before that"):
+    with pytest.raises(PayloadTooLarge, match="; 2 jobs stored before that"):
         app.enqueue_many(task.bind(path) for path in ("a", "b", "x" * (1 << 20), "c"))
     assert [message.args for message in stored(app)] == [b'{"path":"a"}', b'{"path":"b"}']
 
@@ -153,7 +153,7 @@ def test_an_error_in_many_stops_and_says_how_many_are_stored(app: App) -> None:
             yield task.bind(str(n))
         yield task.bind(5)  # type: ignore[arg-type]
 
-    with pytest.raises(ArgumentError, match="got `int`; 2,500 jobs were stored before that"):
+    with pytest.raises(ArgumentError, match="got `int`; 2,500 jobs stored before that"):
         app.enqueue_many(calls())
 
     def broken():
@@ -162,7 +162,7 @@ def test_an_error_in_many_stops_and_says_how_many_are_stored(app: App) -> None:
 
     with pytest.raises(ZeroDivisionError) as caught:
         app.enqueue_many(broken())
-    assert caught.value.__notes__ == ["1 jobs were stored before that"]
+    assert caught.value.__notes__ == ["1 job stored before that"]
     assert len(stored(app)) == 2_501
 
 
@@ -220,7 +220,7 @@ def test_a_wrong_address_is_told_when_it_is_used(tmp_path: Path) -> None:
         asyncio.run(missing.aenqueue("a"))
     app = App("")
     calls = [app.task(resize).bind("a")]
-    with pytest.raises(UrlError, match="0 jobs were stored"):
+    with pytest.raises(UrlError, match="0 jobs stored before"):
         app.enqueue_many(calls)
 
 

@@ -22,6 +22,7 @@ from dibs.message import Message, Result
 from dibs.producer.door import Door
 from dibs.producer.handle import Handle, own, verdict
 from dibs.producer.ids import Ids
+from dibs.text import counted
 
 if TYPE_CHECKING:
     import asyncio
@@ -108,7 +109,7 @@ class Producer:
             stream.finish()
         except BaseException as error:
             stream.abandon()
-            how_many = f"{stream.stored:,} jobs were stored before that"
+            how_many = f"{counted(stream.stored, 'job')} stored before that"
             if isinstance(error, DibsError):
                 raise type(error)(f"{error}; {how_many}") from error
             error.add_note(how_many)
