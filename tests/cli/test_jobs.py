@@ -78,6 +78,26 @@ def test_a_job_is_shown_in_any_state(dibs: Run, one_of_each: Broker) -> None:
         assert json.loads(dibs("jobs", "show", id, "--json").stdout)["state"] == state
 
 
+def test_of_a_job_that_is_done_its_result_is_shown_while_it_is_kept(
+    dibs: Run, broker: Broker
+) -> None:
+    publish(broker, message(), message())
+    kept, unkept = claim_one(broker), claim_one(broker)
+    settle(broker, kept, Ack('["\x9b31m"]'.encode(), 60_000))
+    settle(broker, unkept, Ack())
+    id = str(UUID(bytes=kept.message.id))
+    shown = dibs("jobs", "show", id)
+    assert (shown.returncode, shown.stdout) == (
+        0,
+        f'id          {id}\nstate       done\nresult      ["\\x9b31m"]\n',
+    )
+    data = json.loads(dibs("jobs", "show", id, "--json").stdout)
+    assert data == {"id": id, "state": "done", "result": ["\x9b31m"], "payload": None}
+    gone = dibs("jobs", "show", str(UUID(bytes=unkept.message.id)))
+    assert gone.returncode == 2
+    assert "it is done, or never was" in gone.stderr
+
+
 def test_no_jobs_is_said(dibs: Run, broker: Broker) -> None:
     broker.declare(["photos"])
     assert dibs("jobs", "list").stdout.startswith("no jobs in /")

@@ -15,7 +15,7 @@ from dibs.cli.commands import Group, examples
 from dibs.cli.filters import Wanted
 from dibs.cli.selecting import check_queue, json_option, now, opened, search, url_option
 from dibs.cli.tables import aligned
-from dibs.cli.views import as_data, as_json, page, shown_id, when
+from dibs.cli.views import as_data, as_json, done_data, done_page, page, shown_id, when
 from dibs.errors import UserError
 from dibs.message import JobView
 from dibs.states import State
@@ -98,14 +98,24 @@ def list_(
 @json_option
 @url_option
 def show(*, words: tuple[str, ...], in_json: bool, url: str | None) -> None:
-    """Show where a job is, its arguments and its counters, also when it is dead."""
+    """Show where a job is, its arguments and its counters, also when it is dead.
+
+    Of one that is done its result is shown, while that is kept.
+    """
     with opened(words, url) as (broker, ids):
         if len(ids) != 1:
             raise UserError("name one job by its id, as `dibs jobs list` shows it")
-        view = broker.inspector().job(ids[0])
-    if view is None:
-        raise UserError(f"there is no job {shown_id(ids[0])}: it is done, or never was")
-    click.echo(as_json(as_data(view)) + "\n" if in_json else page(view, now()), nl=False)
+        (id,) = ids
+        view = broker.inspector().job(id)
+        end = None if view else broker.results(ids)[0]
+    if view is not None:
+        click.echo(as_json(as_data(view)) + "\n" if in_json else page(view, now()), nl=False)
+    elif end is not None and end.kept and end.error is None:
+        result = end.value or b"null"
+        shown = as_json(done_data(id, result)) + "\n" if in_json else done_page(id, result)
+        click.echo(shown, nl=False)
+    else:
+        raise UserError(f"there is no job {shown_id(id)}: it is done, or never was")
 
 
 def _found(inspector: Inspector, states: Sequence[State], wanted: Wanted) -> Iterator[JobView]:

@@ -53,6 +53,22 @@ def page(view: JobView, now_ms: int) -> str:
     return "".join(lines)
 
 
+def done_page(id: bytes, result: bytes) -> str:
+    """Return what is left of a job that is done, and whose result is kept, for people."""
+    facts = ("id", shown_id(id)), ("state", "done"), ("result", _shown(result))
+    return "".join(f"{name:12}{one_line(text, sys.maxsize)}\n" for name, text in facts)
+
+
+def done_data(id: bytes, result: bytes) -> dict[str, Any]:
+    """Return what is left of a job that is done, and whose result is kept, as plain data.
+
+    `result` is None where it is not JSON. `payload` then has its bytes, in base64.
+    """
+    readable, found = _read(result)
+    payload = None if readable else base64.b64encode(result).decode()
+    return {"id": shown_id(id), "state": "done", "result": found, "payload": payload}
+
+
 def _facts(view: JobView, now_ms: int) -> Iterator[tuple[str, str]]:
     message = view.message
     moment = view.since_ms if view.since_ms is not None else view.until_ms
@@ -71,7 +87,7 @@ def _facts(view: JobView, now_ms: int) -> Iterator[tuple[str, str]]:
     for attempt in view.attempts:
         error = f"{attempt.error.type}: {attempt.error.message}"
         yield f"claim {attempt.fence}", f"{attempt.charge}, {_moment(attempt.at_ms)}: {error}"
-    yield "arguments", message.args.decode("utf-8", "backslashreplace")
+    yield "arguments", _shown(message.args)
     if message.unique_key is not None:
         yield "unique key", message.unique_key
     for name, value in message.headers.items():
@@ -121,9 +137,13 @@ def as_json(data: object) -> str:
     return json.dumps(data)
 
 
-def _read(args: bytes) -> tuple[bool, Any]:
+def _shown(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _read(data: bytes) -> tuple[bool, Any]:
     try:
-        found = json.loads(args)
+        found = json.loads(data)
         # Deeper than it will lie in what is printed: that may be too deep where it alone is not.
         json.dumps([[[[found]]]], allow_nan=False)
     except (ValueError, RecursionError):
