@@ -33,23 +33,28 @@ def import_app(path: str) -> "App":
 
     module_name, _, name = path.partition(":")
     name = name or DEFAULT_NAME
-    if not module_name or not all(part.isidentifier() for part in module_name.split(".")):
-        raise AppNotFound(f"{path!r} is not of the form module:app, as in `photos:app`")
     if module_name.endswith(".py") and os.path.exists(module_name):
-        better = f"{module_name.removesuffix('.py')}:{name}"
-        raise AppNotFound(f"{path!r} names a file; name its module: `{better}`")
+        module = os.path.relpath(module_name).removesuffix(".py").replace(os.sep, ".")
+        if _is_module(module):
+            raise AppNotFound(f"{path!r} names a file; name its module: `{module}:{name}`")
+    if not _is_module(module_name):
+        raise AppNotFound(f"{path!r} is not of the form module:app, as in `photos:app`")
     if "" not in sys.path and "." not in sys.path:
         sys.path.insert(0, "")
-    module = _import(module_name)
-    found: object = module
+    imported = _import(module_name)
+    found: object = imported
     for part in name.split("."):
         found = getattr(found, part, None)
     if isinstance(found, App):
         return found
-    there = sorted(key for key, value in vars(module).items() if isinstance(value, App))
+    there = sorted(key for key, value in vars(imported).items() if isinstance(value, App))
     hint = f"; it has {', '.join(f'{module_name}:{n}' for n in there)}" if there else ""
     what = "has nothing of that name" if found is None else f"has `{type(found).__name__}` there"
     raise AppNotFound(f"{path!r} leads to no App: the module {what}{hint}")
+
+
+def _is_module(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _import(module_name: str) -> object:

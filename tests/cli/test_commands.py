@@ -89,6 +89,10 @@ def test_looking_does_not_make_a_file(dibs: Run, folder: Path) -> None:
     assert shown.returncode == 2
     assert f"there is no queue file {folder}/typo.db" in shown.stderr
     assert not (folder / "typo.db").exists()
+    unnamed = "Else name the app, as in `dibs queues photos:app`"
+    assert unnamed in dibs("queues").stderr
+    for named in (["queues", "shop:app"], ["doctor", "shop:app"], ["queues", "--url", "a.db"]):
+        assert unnamed not in dibs(*named).stderr
 
 
 def test_values_are_json_where_they_read_as_json(dibs: Run, folder: Path) -> None:
@@ -124,6 +128,15 @@ def test_values_are_json_where_they_read_as_json(dibs: Run, folder: Path) -> Non
         (["shop:nope", "add"], "'shop:nope' leads to no App"),
         (["nope:app", "add"], "there is no module 'nope' here"),
         (["no/pe", "add"], "is not of the form module:app"),
+        (
+            ["shop:app", "add", "a=1"],
+            "'a=1' is one word too many: an argument is written --arg a=1",
+        ),
+        (["shop:app", "add", "1"], "an argument is written --arg NAME=VALUE"),
+        (
+            ["shop:app", "send", "--arg", "to=7"],
+            "expected `str`, got `int`; text that reads as JSON is quoted: --arg to='\"7\"'",
+        ),
         (
             ["shop:app", "add", "--arg", "a=1", "--url", "memory://x"],
             "in the memory of one process",

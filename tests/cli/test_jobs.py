@@ -179,6 +179,8 @@ def test_a_verb_of_queues_may_be_left_out(dibs: Run, broker: Broker) -> None:
         (["queues", "purge", "shop:app", "b:c"], "'shop:app' is an app: name a queue"),
         (["queues", "purge", "shop:app", "photo", "--yes"], "did you mean `photos`?"),
         (["jobs", "lst"], "there is no command `lst`; did you mean `list`?"),
+        (["jobs", "shop:app"], "did you mean `dibs jobs list shop:app`?"),
+        (["dlq", "shop:app"], "did you mean `dibs dlq list shop:app`?"),
     ],
 )
 def test_a_mistake_is_one_clear_line(

@@ -191,6 +191,26 @@ def test_a_mistake_is_one_clear_line(dibs: Run, arguments: list[str], text: str)
     assert "Traceback" not in shown.stderr
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("shop.py", "name its module: `shop:app`"),
+        ("./shop.py:app", "name its module: `shop:app`"),
+        ("pkg/tasks.py:this", "name its module: `pkg.tasks:this`"),
+        ("../shop.py:app", "is not of the form module:app"),
+        ("./none.py:app", "is not of the form module:app"),
+    ],
+)
+def test_a_file_in_the_place_of_the_module_is_told_the_module(
+    dibs: Run, folder: Path, path: str, text: str
+) -> None:
+    (folder / "pkg").mkdir()
+    (folder / "pkg" / "tasks.py").touch()
+    shown = dibs("worker", path)
+    assert shown.returncode == 2
+    assert text in shown.stderr
+
+
 def test_an_app_that_does_not_import_shows_its_own_traceback(dibs: Run, folder: Path) -> None:
     (folder / "broken.py").write_text("from dibs import App\napp = App()\nprint(1 / 0)\n")
     for command in (["worker", "broken:app"], ["enqueue", "broken:app", "x"]):

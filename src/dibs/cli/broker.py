@@ -38,8 +38,8 @@ def refuse_private(url: str) -> None:
         )
 
 
-def opened_to_look(url: str) -> Broker:
-    """Open the broker at `url` if it is there already.
+def opened_to_look(url: str, *, named: bool) -> Broker:
+    """Open the broker at `url`, which the user has `named`, or has not, if it is there already.
 
     Raises:
         BrokerUnavailable: it is a file, and there is none.
@@ -47,9 +47,10 @@ def opened_to_look(url: str) -> Broker:
     place = absolute(url)
     path = place.removeprefix("sqlite:///")
     if path != place and not os.path.exists(path):
+        hint = "" if named else " Else name the app, as in `dibs queues photos:app`, or `--url`"
         raise BrokerUnavailable(
             f"there is no queue file {path}: the first job that is enqueued makes it. Is this the"
-            " right folder? Else name the app, as in `dibs queues photos:app`, or `--url`"
+            f" right folder?{hint}"
         )
     return opened(url)
 

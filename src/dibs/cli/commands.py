@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from dibs import __version__
+from dibs.text import one_line
 
 COMMANDS = ("worker", "queues", "jobs", "dlq", "enqueue", "ledger", "doctor", "migrate", "demo")
 """Each is `command` in the module of its name, in the order of `dibs --help`."""
@@ -51,6 +52,9 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a verb."""
         if args[0] not in self.commands and not args[0].startswith("-"):
+            if ":" in args[0] and "list" in self.commands:
+                likely = f"{ctx.command_path} list {one_line(args[0])}"
+                ctx.fail(f"there is no command `{one_line(args[0])}`; did you mean `{likely}`?")
             refuse(ctx, args[0], tuple(self.commands))
         return super().resolve_command(ctx, args)
 
@@ -58,7 +62,6 @@ class Group(click.Group):
 def refuse(ctx: click.Context, name: str, known: tuple[str, ...]) -> NoReturn:
     """End in saying that there is no such command, and which was meant."""
     from dibs.spelling import did_you_mean
-    from dibs.text import one_line
 
     ctx.fail(f"there is no command `{one_line(name)}`{did_you_mean(name, known)}")
 

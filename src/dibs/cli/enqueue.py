@@ -5,6 +5,8 @@ Must never: call the task.
 Called by: `dibs.cli.commands`.
 """
 
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -14,13 +16,14 @@ from dibs.cli import arguments
 from dibs.cli.arguments import named_values
 from dibs.cli.broker import refuse_private
 from dibs.cli.commands import examples
-from dibs.errors import ArgumentError, PayloadError
+from dibs.errors import ArgumentError, OptionError, PayloadError
 from dibs.loading import import_app
 from dibs.task import AnyTask
 
 
 @click.command(
     short_help="Enqueue one job.",
+    context_settings={"allow_extra_args": True},
     epilog=examples(
         "dibs enqueue photos:app resize --arg path=a.jpg --arg width=64",
         "dibs enqueue photos:app resize --arg path=a.jpg --delay 60 --queue slow",
@@ -39,7 +42,9 @@ from dibs.task import AnyTask
 @click.option("--delay", type=float, metavar="SECONDS", help="How long it waits before it may run.")
 @click.option("--queue", help="Its queue.  [default: the task's own]")
 @click.option("--url", help="The broker.  [default: the app's own, which may be DIBS_URL]")
+@click.pass_context
 def command(
+    ctx: click.Context,
     *,
     app: str,
     task: str,
@@ -49,6 +54,9 @@ def command(
     url: str | None,
 ) -> None:
     """Enqueue a job of TASK of APP, and print its id when it is stored."""
+    for word in ctx.args:
+        better = word if "=" in word else "NAME=VALUE"
+        raise OptionError(f"{word!r} is one word too many: an argument is written --arg {better}")
     found = import_app(app)
     chosen = found.find(task)
     args, kwargs = _fitted(chosen, arguments)
@@ -65,7 +73,18 @@ def _fitted(task: AnyTask, given: tuple[str, ...]) -> tuple[tuple[Any, ...], dic
     Raises:
         ArgumentError: they do not fit; the text names the parameter.
     """
+    values = named_values(given)
     try:
-        return task.codec.decode(msgspec.json.encode(named_values(given)))
+        return task.codec.decode(msgspec.json.encode(values))
     except PayloadError as exc:
-        raise ArgumentError(str(exc).removeprefix("the payload does not fit: ")) from exc
+        text = str(exc).removeprefix("the payload does not fit: ")
+        raise ArgumentError(text + _quoted(text, values)) from exc
+
+
+def _quoted(text: str, values: Mapping[str, msgspec.Raw]) -> str:
+    """Say how a value is written as text, if `text` says that it should have been."""
+    for name, value in values.items():
+        if f"parameter `{name}`: expected `str" in text:
+            way = shlex.quote(msgspec.json.encode(bytes(value).decode()).decode())
+            return f"; text that reads as JSON is quoted: --arg {name}={way}"
+    return ""

@@ -107,6 +107,11 @@ def place_and_ids(words: Sequence[str], url: str | None) -> tuple[str, list[byte
     return url_of(others[0] if others else None, url), list(dict.fromkeys(ids.values()))
 
 
+def is_named(words: Sequence[str], url: str | None) -> bool:
+    """Say whether the broker is named, by `url` or by an app among `words`."""
+    return url is not None or any(job_id(word) is None for word in words)
+
+
 def queue_first(queue: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Return the queue, and the other words: an app, which has a colon, may stand before it.
 
@@ -124,7 +129,7 @@ def queue_first(queue: str, words: Sequence[str]) -> tuple[str, Sequence[str]]:
 def opened(words: Sequence[str], url: str | None) -> Iterator[tuple[Broker, list[bytes]]]:
     """Open the broker that is meant, and give it with the ids among `words`."""
     found, ids = place_and_ids(words, url)
-    with contextlib.closing(opened_to_look(found)) as broker:
+    with contextlib.closing(opened_to_look(found, named=is_named(words, url))) as broker:
         yield broker, ids
 
 
