@@ -78,7 +78,7 @@ def examples(*lines: str) -> str:
         "dibs worker photos:app        run the jobs of `app` in photos.py",
         "dibs queues photos:app        see what waits",
         "dibs dlq list photos:app      see what was given up, and why",
-        "dibs demo                     watch 10,000 jobs survive the death of a worker",
+        "dibs demo                     watch 12,000 jobs survive what befalls their workers",
         "dibs COMMAND --help           more, with examples",
     ),
 )
