@@ -63,7 +63,7 @@ def opened(data: bytes) -> Envelope | None:
     """Decode an envelope; None if it is none, or of another form."""
     try:
         envelope = _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return envelope if envelope.form == FORM else None
 

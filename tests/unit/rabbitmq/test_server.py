@@ -32,12 +32,29 @@ from dibs.message import Ack, DeadLetter, Lease, Nack
 from dibs.testing.faults import Faults
 from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages, publish, settle
 from dibs.testing.proxy import Proxy
-from dibs.wires.amqp import post
+from dibs.wires.amqp import letters, post
 from dibs.wires.amqp.address import address_of
+from dibs.wires.amqp.post import KEEPING
+from dibs.wires.amqp.press import Sheet
 from tests.servers.rabbitmq import Server
 from tests.unit.rabbitmq.conftest import RUNGS_MS, Open
 from tests.worker.workers import until
 
+DEEP = b"\x91" * 200_000 + b"\xc0"
+JUNK = [
+    b"",
+    b"{}",
+    b"\x00\xff junk",
+    os.urandom(300_000),
+    letters.write(letters.Body(message("named"))).replace(b"named", b"na\xffed"),
+    b"\x93" + letters.write(letters.Body(message()))[1:] + DEEP,
+]
+"""The last two are of the form of a message: one is not UTF-8, one is nested too deeply."""
+
+ODD_HEADERS = {
+    "date_in_ms": b"T" + (1_700_000_000_000).to_bytes(8, "big"),
+    "no_date": b"T" + bytes([255] * 8),
+}
 SOON_SECONDS = 1.0
 WRITTEN_SECONDS = post.WRITTEN_SECONDS
 
@@ -67,6 +84,12 @@ def claimed(broker: Broker, count: int, within: float | None = None) -> list[Lea
 
     until(more, f"{count} messages come", within)
     return leases
+
+
+def with_header(value: bytes) -> bytes:
+    """Return properties with one header, whose type and value are these bytes."""
+    table = b"\x02at" + value
+    return (1 << 13).to_bytes(2, "big") + len(table).to_bytes(4, "big") + table
 
 
 def bodies_of(channel: BlockingChannel, queue: str) -> list[tuple[Any, bytes]]:
@@ -331,13 +354,50 @@ def test_rule_34_what_cannot_be_read_is_a_dead_letter_with_its_bytes(
     broker = open_one()
     broker.declare(["photos"])
     with channel_of(url) as channel:
-        for junk in (b"", b"{}", b"\x00\xff junk", os.urandom(300_000)):
+        for junk in JUNK:
             channel.basic_publish("", f"{prefix_of(url)}.q.photos", junk)
         (good,) = publish(broker, message())
         assert ids(claim_all(broker)) == [good.id]
         dead = bodies_of(channel, f"{prefix_of(url)}.dead.photos")
-    assert [len(body) for _, body in dead] == [0, 2, 7, 300_000]
+    assert [body for _, body in dead] == JUNK
     assert {properties.headers["reason"] for properties, _ in dead} == {"undecodable"}
+
+
+@pytest.mark.parametrize("value", ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_rule_34_what_has_headers_that_cannot_be_read_is_a_dead_letter_with_its_bytes(
+    url: str, open_one: Open, value: bytes
+) -> None:
+    """Somebody else's program wrote them, and no worker may end of it."""
+    broker, prefix = open_one(), prefix_of(url)
+    broker.declare(["photos"])
+    body = letters.write(letters.Body(message()))
+    assert broker._press is not None
+    sheet = Sheet("", f"{prefix}.q.photos", with_header(value), body)
+    assert broker._press.print([sheet]) == ["stored"]
+    (good,) = publish(broker, message())
+    assert ids(claim_all(broker)) == [good.id]
+    with channel_of(url) as channel:
+        ((properties, dead),) = bodies_of(channel, f"{prefix}.dead.photos")
+    assert dead == body
+    assert properties.headers["reason"] == "undecodable"
+
+
+def test_rule_34_what_cannot_be_read_and_nobody_wants_goes_back_as_it_came(
+    url: str, open_one: Open
+) -> None:
+    """A worker that ends puts back what lies ahead, and does not end of that."""
+    broker, name = open_one(), f"{prefix_of(url)}.q.photos"
+    broker.bell()
+    assert claim(broker, limit=50) == []
+    assert broker._press is not None
+    sheet = Sheet("", name, with_header(ODD_HEADERS["date_in_ms"]), b"junk")
+    assert broker._press.print([sheet]) == ["stored"]
+    assert select.select([broker.bell()], [], [], SOON_SECONDS)[0]
+    assert claim(broker, limit=0) == []
+    connection = open_one()._receiving()
+    connection.fetch("photos", 1, name, KEEPING)
+    ((_, held),) = connection.unsettled.items()
+    assert (held.properties, held.body) == (sheet.properties, sheet.body)
 
 
 def test_rule_16_a_dead_letter_says_why_in_its_headers(url: str, open_one: Open) -> None:

@@ -145,6 +145,14 @@ def test_what_is_too_much_drops_the_oldest_attempts_first() -> None:
     assert [one.fence for one in found.past.attempts] == list(range(10, 20))
 
 
+def test_rule_34_an_envelope_that_is_nested_too_deeply_is_none() -> None:
+    """Nobody's worker ends of it."""
+    data = wire.sealed(Envelope(message()), 10_000)
+    fields, deep = bytes([data[0] + 1]) + data[1:], b"\x91" * 200_000 + b"\xc0"
+    assert wire.opened(fields + b"\xc0") == wire.opened(data)
+    assert wire.opened(fields + deep) is None
+
+
 def test_a_dead_letter_says_why_and_may_be_moved_back_with_fresh_budgets(
     broker: SqsBroker, raw: Raw
 ) -> None:

@@ -9,11 +9,11 @@ Called by: the adapter.
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from msgspec import MsgspecError, Struct
+from msgspec import Struct
 
 from dibs.message import Error, Lease
 from dibs.wires.amqp import letters
-from dibs.wires.amqp.inbox import Inbox
+from dibs.wires.amqp.inbox import Delivery, Inbox
 from dibs.wires.amqp.post import KEEPING, Post
 from dibs.wires.amqp.press import Press, Sheet
 from dibs.wires.amqp.turns import Turns
@@ -123,32 +123,50 @@ class Intake:
     def _grant(
         self, inbox: Inbox, shares: Mapping[str, int], leases: list[Lease], at: Moment
     ) -> int:
-        """Grant what lies here up to each share; return how many were not, for they came early."""
-        elsewhere: dict[int, Sheet] = {}
+        """Grant what lies here up to each share; return how many were not, but were sent on."""
+        aside: dict[int, Exception | None] = {}
         for queue, share in shares.items():
             ready = inbox.ready[queue]
             for _ in range(min(share, len(ready))):
                 tag = ready.popleft()
-                held = inbox.unsettled[tag]
-                past = letters.past_of(held.properties)
-                if past.due_ms > at.wall_ms:
-                    elsewhere[tag] = self.delayed(queue, past, held.body, at.wall_ms)
-                    continue
                 try:
-                    message = letters.read(held.body).message
-                except MsgspecError as odd:
-                    elsewhere[tag] = self._unreadable(queue, past, held.body, odd)
+                    lease = self._lease(inbox, tag, at)
+                except letters.ODD as odd:
+                    aside[tag] = odd
                     continue
-                held.fence = past.fence + 1
-                held.until = at.now + message.visibility_timeout_ms / 1_000
-                held.arrived = at.now
-                self._soonest = min(self._soonest, held.until)
-                counters = (held.fence, past.failures, past.crashes, past.lost)
-                until_ms = int(held.until * 1_000)
-                leases.append(Lease(message, *counters, until_ms, inbox.epoch + tag))
-        if elsewhere:
-            self.replace(inbox, elsewhere)
-        return len(elsewhere)
+                if lease is None:
+                    aside[tag] = None
+                else:
+                    leases.append(lease)
+        if aside:
+            copies = {
+                tag: self._onward(inbox.unsettled[tag], odd, at.wall_ms)
+                for tag, odd in aside.items()
+            }
+            self.replace(inbox, copies)
+        return len(aside)
+
+    def _lease(self, inbox: Inbox, tag: int, at: Moment) -> Lease | None:
+        """Grant a message; None of one that came too early."""
+        held = inbox.unsettled[tag]
+        past = letters.past_of(held.properties)
+        if past.due_ms > at.wall_ms:
+            return None
+        message = letters.read(held.body).message
+        held.fence = past.fence + 1
+        held.until = at.now + message.visibility_timeout_ms / 1_000
+        held.arrived = at.now
+        self._soonest = min(self._soonest, held.until)
+        counters = (held.fence, past.failures, past.crashes, past.lost)
+        return Lease(message, *counters, int(held.until * 1_000), inbox.epoch + tag)
+
+    def _onward(self, held: Delivery, odd: Exception | None, wall_ms: int) -> Sheet:
+        """Return where a message goes that came too early, or is `odd`: it cannot be read."""
+        past = letters.past_if_any(held.properties) or letters.Past()
+        if odd is None:
+            return self.delayed(held.queue, past, held.body, wall_ms)
+        error = Error(type(odd).__name__, f"not a message of dibs: {odd}")
+        return self.dead(held.queue, past, held.body, "undecodable", error)
 
     def delayed(self, queue: str, past: letters.Past, body: bytes, wall_ms: int) -> Sheet:
         """Return a message for the rung of the ladder that its due time asks for."""
@@ -162,17 +180,14 @@ class Intake:
         more = {"reason": reason, "error": letters.shown(error)}
         return Sheet("", name, letters.properties_of(past, more=more), body)
 
-    def _unreadable(self, queue: str, past: letters.Past, body: bytes, odd: Exception) -> Sheet:
-        error = Error(type(odd).__name__, f"not a message of dibs: {odd}")
-        return self.dead(queue, past, body, "undecodable", error)
-
     def _put_back(self, inbox: Inbox, queues: Sequence[str]) -> None:
         """Put back as copies what nobody was granted: to reject it would count as a loss."""
         copies: dict[int, Sheet] = {}
         for queue in queues:
             for tag in inbox.ready.pop(queue, ()):
                 held = inbox.unsettled[tag]
-                properties = letters.properties_of(letters.past_of(held.properties))
+                past = letters.past_if_any(held.properties)
+                properties = held.properties if past is None else letters.properties_of(past)
                 copies[tag] = Sheet("", self._post.name("q", queue), properties, held.body)
         if copies:
             for tag in copies.keys() - self.replace(inbox, copies):

@@ -8,12 +8,14 @@ Called by: `Intake`, and the adapter.
 """
 
 import json
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
 from msgspec import Struct, msgpack
 from msgspec.structs import asdict, astuple, replace
+from pika.exceptions import AMQPError
 from pika.spec import BasicProperties
 
 from dibs.message import Attempt, DeadLetter, Error, Lease, Message, Nack
@@ -39,6 +41,10 @@ class Past(Struct, frozen=True, gc=False):
     due_ms: int = 0
 
 
+ODD = (ValueError, ArithmeticError, LookupError, RecursionError, OSError, AMQPError, struct.error)
+"""What reading raises of a body or properties that dibs did not write: msgspec's errors are of the
+first kind, and pika makes dates of numbers that are none."""
+
 read = msgpack.Decoder(Body).decode
 write = msgpack.Encoder().encode
 
@@ -55,6 +61,14 @@ def past_of(properties: bytes) -> Past:
     known["fence"] += lost
     known["lost"] += lost
     return Past(**known)
+
+
+def past_if_any(properties: bytes) -> Past | None:
+    """Read properties; None of those that cannot be read."""
+    try:
+        return past_of(properties)
+    except ODD:
+        return None
 
 
 def properties_of(
