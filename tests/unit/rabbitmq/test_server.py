@@ -29,6 +29,7 @@ from dibs.brokers.rabbitmq import RabbitBroker, open_rabbitmq, open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OptionError
 from dibs.message import Ack, DeadLetter, Lease, Nack
+from dibs.testing.clock import ManualClock
 from dibs.testing.faults import Faults
 from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages, publish, settle
 from dibs.testing.proxy import Proxy
@@ -499,6 +500,72 @@ def test_rule_32_a_server_without_memory_takes_no_jobs_and_lets_all_be_finished(
     finally:
         server.control("set_vm_memory_high_watermark", "0.4")
     until(lambda: stored(broker), "it takes jobs again", 10)
+
+
+def test_rule_32_a_server_without_memory_keeps_what_is_delayed_with_the_server(
+    server: Server, url: str, open_one: Open
+) -> None:
+    """What came down the ladder and cannot go on lies here, is not drawn in beyond the room, rings
+    nobody, and goes on when the server takes messages again.
+    """
+    broker, clock = open_one(), ManualClock(SystemClock().wall_ms())
+    worker = RabbitBroker(address_of(url), clock=clock, worker_id=b"w" * 16, rungs_ms=RUNGS_MS)
+    later = publish(broker, *messages(20, due_ms=clock.wall_ms() + 3_600_000))
+    worker.bell()
+    server.control("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        until(lambda: full(broker), "the server says that it is full", 10)
+        until(lambda: (claim(worker, limit=2), held_by(worker))[1], "one has come down")
+        for _ in range(30):
+            assert claim(worker, limit=2) == []
+            assert held_by(worker) <= 6
+        until(lambda: quiet(worker), "nobody rings")
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+    until(lambda: stored(broker), "it takes jobs again", 10)
+    clock.advance(3_600_000)
+    assert sorted(ids(claimed(worker, 20))) == sorted(ids(later))
+    worker.close()
+
+
+def held_by(broker: RabbitBroker) -> int:
+    assert broker._inbox is not None
+    return len(broker._inbox.unsettled)
+
+
+def quiet(broker: RabbitBroker) -> bool:
+    assert claim(broker, limit=2) == []
+    return select.select([broker.bell()], [], [], 0)[0] == []
+
+
+def test_what_cannot_be_sent_on_costs_nobody_what_was_granted_beside_it(
+    url: str, open_one: Open
+) -> None:
+    """A lease of which the caller does not hear would run out; and the rest is not forgotten."""
+    broker, worker, prefix = open_one(), open_one(), prefix_of(url)
+    due_ms = SystemClock().wall_ms() + 1_000
+    early = message()
+    sheet = Sheet(
+        "",
+        f"{prefix}.q.photos",
+        letters.properties_of(letters.Past(due_ms=due_ms)),
+        letters.write(letters.Body(early)),
+    )
+    broker.declare(["photos"])
+    assert broker._press is not None
+    assert broker._press.print([sheet]) == ["stored"]
+    (now,) = publish(broker, message())
+    with channel_of(url) as channel:
+        for ms in RUNGS_MS:
+            channel.queue_delete(f"{prefix}.delay.{ms}")
+            channel.queue_declare(f"{prefix}.delay.{ms}")
+        assert ids(claim(worker, limit=2)) == [now.id]
+        with pytest.raises(BrokerRefused, match="of another kind"):
+            worker.claim(["photos"], 2)
+        for ms in RUNGS_MS:
+            channel.queue_delete(f"{prefix}.delay.{ms}")
+    assert ids(claimed(worker, 1)) == [early.id]
+    assert due_ms <= SystemClock().wall_ms()
 
 
 def full(broker: RabbitBroker) -> bool:

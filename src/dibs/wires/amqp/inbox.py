@@ -56,6 +56,8 @@ class Inbox(Wire):
         """By tag, in the order of tags."""
         self.ready: defaultdict[str, deque[int]] = defaultdict(deque)
         """Tags of what nobody was granted yet, by queue."""
+        self.stuck: defaultdict[str, list[int]] = defaultdict(list)
+        """Tags of what was to go elsewhere and could not, by queue: it does not ring."""
         self.consumers: dict[str, Consumer] = {}
         """By queue, those that may be delivered more."""
         self._by_name: dict[bytes, Consumer] = {}
@@ -71,7 +73,13 @@ class Inbox(Wire):
 
     def at_hand(self) -> int:
         """Return how many lie here ungranted, or may be delivered without being asked for."""
-        return self.buffered() + sum(map(self.credit, self.consumers))
+        stuck = sum(map(len, self.stuck.values()))
+        return self.buffered() + stuck + sum(map(self.credit, self.consumers))
+
+    def free(self, queues: Iterable[str]) -> None:
+        """Have what is stuck looked at again."""
+        for queue in queues:
+            self.ready[queue].extend(self.stuck.pop(queue, ()))
 
     def credit(self, queue: str) -> int:
         """Return how many more messages of `queue` the server may deliver."""

@@ -7,16 +7,20 @@ Called by: the adapter.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
+from pika.exceptions import AMQPError
 
+from dibs.errors import BrokerRefused
 from dibs.message import Error, Lease
 from dibs.wires.amqp import letters
 from dibs.wires.amqp.inbox import Delivery, Inbox
 from dibs.wires.amqp.post import KEEPING, Post
 from dibs.wires.amqp.press import Press, Sheet
 from dibs.wires.amqp.turns import Turns
+from dibs.wires.amqp.wire import Blocked, TooLate
 
 _LOOK_SECONDS = 1.0
 
@@ -43,9 +47,29 @@ class Intake:
         """When the first lease here runs out, or earlier."""
 
     def claim(self, queues: Sequence[str], limit: int, at: Moment, *, rung: bool) -> list[Lease]:
-        """Grant up to `limit` messages, and have more delivered if they are to ring."""
+        """Grant up to `limit` messages, and have more delivered if they are to ring.
+
+        Once something is granted, only its loss is raised: of a lease that lives the caller hears.
+        """
         inbox = self._inbox()
         leases: list[Lease] = []
+        try:
+            self._claim(inbox, queues, limit, leases, at, rung=rung)
+        except (AMQPError, TooLate, OSError, BrokerRefused):
+            if not leases or inbox.why is not None:
+                raise
+        return leases
+
+    def _claim(
+        self,
+        inbox: Inbox,
+        queues: Sequence[str],
+        limit: int,
+        leases: list[Lease],
+        at: Moment,
+        *,
+        rung: bool,
+    ) -> None:
         if inbox.buffered() and self._heard == queues and at.now - self._looked_at < _LOOK_SECONDS:
             # Whoever was rung is answered at once: what comes later rings again.
             there = {queue: len(inbox.ready[queue]) for queue in queues}
@@ -53,6 +77,7 @@ class Intake:
         elif limit > 0 and queues:
             queues = self._open(inbox, queues)
             self.give_back(inbox, at.now, queues)
+            inbox.free(queues)
             self._fetch(inbox, queues, limit, leases, at)
             self._looked_at = at.now
         wanted = limit - len(leases) if rung else 0
@@ -60,7 +85,6 @@ class Intake:
             self._listen(inbox, queues, wanted)
         elif not rung or inbox.at_hand():
             self.rest(inbox)
-        return leases
 
     def give_back(self, inbox: Inbox, now: float, queues: Sequence[str] | None = None) -> None:
         """Let others have the messages whose leases ran out."""
@@ -81,7 +105,7 @@ class Intake:
         self._heard = ()
         for queue in list(inbox.consumers):
             inbox.mute(queue)
-        self._put_back(inbox, list(inbox.ready))
+        self._put_back(inbox, inbox.ready.keys() | inbox.stuck.keys())
 
     def replace(self, inbox: Inbox, copies: Mapping[int, Sheet]) -> list[int]:
         """Store copies, then end what they are copies of; return the tags of those."""
@@ -104,7 +128,7 @@ class Intake:
         leases: list[Lease],
         at: Moment,
     ) -> None:
-        """Grant each queue's share of what is there; look again while some came too early."""
+        """Grant each queue's share of what is there; look again while some were sent on."""
         early = 1
         while early and len(leases) < limit and inbox.limit.left() > inbox.limit.seconds / 2:
             there = {queue: self._count(inbox, queue) for queue in queues}
@@ -138,13 +162,28 @@ class Intake:
                     aside[tag] = None
                 else:
                     leases.append(lease)
-        if aside:
-            copies = {
-                tag: self._onward(inbox.unsettled[tag], odd, at.wall_ms)
-                for tag, odd in aside.items()
-            }
-            self.replace(inbox, copies)
-        return len(aside)
+        return self._move(
+            inbox, aside, lambda tag, held: self._onward(held, aside[tag], at.wall_ms)
+        )
+
+    def _move(
+        self, inbox: Inbox, tags: Collection[int], copy: Callable[[int, Delivery], Sheet]
+    ) -> int:
+        """Have copies take the places of messages that nobody was granted; return of how many.
+
+        Those of which that cannot be now are stuck here until a later look. A full server is no
+        error of whoever claims.
+        """
+        stored: list[int] = []
+        try:
+            with suppress(Blocked):
+                if tags:
+                    copies = {tag: copy(tag, inbox.unsettled[tag]) for tag in tags}
+                    stored = self.replace(inbox, copies)
+        finally:
+            for tag in set(tags).difference(stored):
+                inbox.stuck[inbox.unsettled[tag].queue].append(tag)
+        return len(stored)
 
     def _lease(self, inbox: Inbox, tag: int, at: Moment) -> Lease | None:
         """Grant a message; None of one that came too early."""
@@ -180,18 +219,16 @@ class Intake:
         more = {"reason": reason, "error": letters.shown(error)}
         return Sheet("", name, letters.properties_of(past, more=more), body)
 
-    def _put_back(self, inbox: Inbox, queues: Sequence[str]) -> None:
+    def _put_back(self, inbox: Inbox, queues: Collection[str]) -> None:
         """Put back as copies what nobody was granted: to reject it would count as a loss."""
-        copies: dict[int, Sheet] = {}
-        for queue in queues:
-            for tag in inbox.ready.pop(queue, ()):
-                held = inbox.unsettled[tag]
-                past = letters.past_if_any(held.properties)
-                properties = held.properties if past is None else letters.properties_of(past)
-                copies[tag] = Sheet("", self._post.name("q", queue), properties, held.body)
-        if copies:
-            for tag in copies.keys() - self.replace(inbox, copies):
-                inbox.ready[inbox.unsettled[tag].queue].append(tag)
+        inbox.free(queues)
+        tags = [tag for queue in queues for tag in inbox.ready.pop(queue, ())]
+        self._move(inbox, tags, self._same)
+
+    def _same(self, _: int, held: Delivery) -> Sheet:
+        past = letters.past_if_any(held.properties)
+        properties = held.properties if past is None else letters.properties_of(past)
+        return Sheet("", self._post.name("q", held.queue), properties, held.body)
 
     def _listen(self, inbox: Inbox, queues: Sequence[str], wanted: int) -> None:
         """Have `wanted` more delivered of each queue, and nothing of others."""
@@ -199,7 +236,9 @@ class Intake:
             inbox.mute(queue)
             self._put_back(inbox, [queue])
         for queue in queues:
+            # What is stuck takes room: else all that is delayed would come to lie here.
+            lacking = wanted - len(inbox.stuck.get(queue, ()))
             # A new consumer costs three requests: the old one will do unless it hoards, or lacks.
-            if not wanted <= inbox.credit(queue) <= 2 * wanted:
-                inbox.listen(queue, self._post.name("q", queue), wanted)
+            if lacking > 0 and not lacking <= inbox.credit(queue) <= 2 * wanted:
+                inbox.listen(queue, self._post.name("q", queue), lacking)
         self._heard = queues
