@@ -19,6 +19,7 @@ from dibs.brokers.contract import (
     CALL_LIMIT_SECONDS,
     Applied,
     Broker,
+    Gone,
     Lost,
     Refused,
     Stale,
@@ -28,7 +29,7 @@ from dibs.brokers.contract import (
 from dibs.brokers.rabbitmq import RabbitBroker, open_rabbitmq, open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OptionError
-from dibs.message import Ack, DeadLetter, Lease, Nack
+from dibs.message import Ack, DeadLetter, Lease, Nack, Settlement
 from dibs.testing.clock import ManualClock
 from dibs.testing.faults import Faults
 from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages, publish, settle
@@ -526,6 +527,24 @@ def test_rule_32_a_server_without_memory_keeps_what_is_delayed_with_the_server(
     clock.advance(3_600_000)
     assert sorted(ids(claimed(worker, 20))) == sorted(ids(later))
     worker.close()
+
+
+def test_rule_11_an_acknowledgement_is_written_down_whatever_becomes_of_what_is_beside_it(
+    server: Server, open_one: Open
+) -> None:
+    """To store the copy of a retry can fail. The answer to the other is no guess then."""
+    publish(open_one(), *messages(2))
+    worker = open_one()
+    done, failed = claim(worker, limit=2)
+    both = [Settlement(done, Ack()), Settlement(failed, Nack(100, ERROR))]
+    server.control("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        until(lambda: full(worker), "the server says that it is full", 10)
+        assert worker.settle(both) == [Applied(), Unknown()]
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+    until(lambda: stored(worker), "it takes jobs again", 10)
+    assert worker.settle(both) == [Gone(), Applied()]
 
 
 def held_by(broker: RabbitBroker) -> int:

@@ -254,20 +254,29 @@ class RabbitBroker(contract.Broker):
             return self._intake.delayed(message.queue, past, body, wall_ms)
         return Sheet("", self._post.name("q", message.queue), PERSISTENT, body)
 
-    def _end(self, inbox: Inbox, ends: dict[int, Settlement], wall_ms: int) -> list[int]:
-        """End leases; return the tags of those of which the server has said that it knows."""
-        queues = {inbox.unsettled[tag].queue for tag in ends}
+    def _end(self, inbox: Inbox, ends: dict[int, Settlement], wall_ms: int) -> Iterator[int]:
+        """End leases; yield the tags of those of which the server has said that it knows.
+
+        Acknowledgements come first: a copy that cannot be stored must not leave them unsure, for a
+        tag that was ended here is `Gone` when it is asked for again.
+        """
+        queues = {tag: inbox.unsettled[tag].queue for tag in ends}
         acked = [tag for tag, end in ends.items() if type(end.outcome) is Ack]
         inbox.acknowledge(acked)
+        yield from self._written(inbox, acked, queues)
         others = [tag for tag, end in ends.items() if type(end.outcome) is not Ack]
         if others:
             copies = {tag: self._copy(inbox, tag, ends[tag], wall_ms) for tag in others}
             copied = self._intake.replace(inbox, copies)
             inbox.note_returns(t for t in copied if not isinstance(ends[t].outcome, DeadLetter))
-            acked += copied
-        names = [self._post.name("q", queue) for queue in queues]
-        inbox.write_down(names, self._post.empty, KEEPING)
-        return acked
+            yield from self._written(inbox, copied, queues)
+
+    def _written(self, inbox: Inbox, tags: list[int], queues: dict[int, str]) -> list[int]:
+        """Return tags that were ended, once the server has written that down."""
+        if tags:
+            names = {self._post.name("q", queues[tag]) for tag in tags}
+            inbox.write_down(names, self._post.empty, KEEPING)
+        return tags
 
     def _copy(self, inbox: Inbox, tag: int, end: Settlement, wall_ms: int) -> Sheet:
         """Return what follows a lease that does not end in an acknowledgement."""
