@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -29,12 +30,12 @@ from dibs.brokers.contract import (
 from dibs.brokers.rabbitmq import RabbitBroker, open_rabbitmq, open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OptionError
-from dibs.message import Ack, DeadLetter, Lease, Nack, Settlement
+from dibs.message import Ack, DeadLetter, Lease, Nack, Release, Settlement
 from dibs.testing.clock import ManualClock
 from dibs.testing.faults import Faults
 from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages, publish, settle
 from dibs.testing.proxy import Proxy
-from dibs.wires.amqp import letters, post
+from dibs.wires.amqp import inbox, letters, post
 from dibs.wires.amqp.address import address_of
 from dibs.wires.amqp.post import KEEPING
 from dibs.wires.amqp.press import Sheet
@@ -545,6 +546,50 @@ def test_rule_11_an_acknowledgement_is_written_down_whatever_becomes_of_what_is_
         server.control("set_vm_memory_high_watermark", "0.4")
     until(lambda: stored(worker), "it takes jobs again", 10)
     assert worker.settle(both) == [Gone(), Applied()]
+
+
+def test_a_connection_remembers_no_consumer_that_has_ended(open_one: Open) -> None:
+    """A worker whose wishes change makes one after the other, for months."""
+    broker = open_one()
+    broker.bell()
+    for limit in (1, 10, 100) * 5:
+        assert claim(broker, limit=limit) == []
+    assert broker._inbox is not None
+    assert len(broker._inbox._by_name) == 1
+    (new,) = publish(open_one(), message())
+    assert ids(claimed(broker, 1)) == [new.id]
+
+
+def test_a_connection_remembers_a_bounded_number_of_returns(
+    open_one: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old lease whose end is forgotten is stale, whatever it was: never gone by mistake."""
+    monkeypatch.setattr(inbox, "_REMEMBERED", 4)
+    broker = open_one()
+    publish(broker, message())
+    back: list[Lease] = []
+    for _ in range(10):
+        back += claimed(broker, 1)
+        assert settle(broker, back[-1], Release()) == Applied()
+    (done,) = claimed(broker, 1)
+    assert settle(broker, done, Ack()) == Applied()
+    assert broker._inbox is not None
+    assert len(broker._inbox._came_back) == 4
+    assert [settle(broker, lease, Ack()) for lease in back] == [Stale()] * 10
+    assert settle(broker, done, Ack()) == Gone()
+
+
+def test_a_lost_connection_takes_no_memory_of_whoever_asks_again(open_one: Open) -> None:
+    """Its error is one object, which is raised to each of them."""
+    broker = open_one()
+    assert claim(broker) == []
+    assert broker._inbox is not None
+    with socket.socket(fileno=os.dup(broker._inbox.fileno())) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
+    for _ in range(20):
+        broker.idle()
+    assert broker._inbox.why is not None
+    assert len(list(traceback.walk_tb(broker._inbox.why.__traceback__))) < 10
 
 
 def held_by(broker: RabbitBroker) -> int:

@@ -6,8 +6,8 @@ channel and give back all that it had delivered there.
 Called by: the adapter.
 """
 
-from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 
 from msgspec import Struct
@@ -20,6 +20,9 @@ from dibs.wires.amqp.wire import Limit, Wire
 
 _EPOCH_BITS = 32
 """Deliveries of one connection are fewer than so many bits can count."""
+
+_REMEMBERED = 4_096
+"""So many returns are told from what is gone: before them, each ended lease is a stale one."""
 
 
 class Consumer(Struct, gc=False):
@@ -61,8 +64,11 @@ class Inbox(Wire):
         self.consumers: dict[str, Consumer] = {}
         """By queue, those that may be delivered more."""
         self._by_name: dict[bytes, Consumer] = {}
+        """Those of which deliveries may still come in."""
         self._names = map(str, count())
-        self._came_back: set[int] = set()
+        self._came_back: OrderedDict[int, None] = OrderedDict()
+        self._forgotten = 0
+        """The highest tag that came back and is not known as such any more."""
         self._newest = 0
         super().__init__(parameters, limit, self._arrive)
         self.line.add_on_cancel_callback(self._on_cancel)
@@ -105,6 +111,7 @@ class Inbox(Wire):
         """Have nothing more of `queue` delivered; what was stays."""
         if consumer := self.consumers.pop(queue, None):
             self.ask("basic_cancel", consumer_tag=consumer.name)
+            self._by_name.pop(consumer.name.encode(), None)
 
     def fetch(self, queue: str, number: int, name: str, arguments: Mapping[str, object]) -> None:
         """Wait until `number` messages of `queue` lie here, or the server has no more for us.
@@ -145,20 +152,22 @@ class Inbox(Wire):
             self.send(acked(whole, all_before=True))
         self.send(b"".join([acked(tag, all_before=False) for tag in tags if tag > kept]))
 
-    def give_back(self, tags: Iterable[int]) -> None:
+    def give_back(self, tags: Collection[int]) -> None:
         """Let others have what was delivered: the server counts it as one more delivery."""
         for tag in tags:
             self.unsettled.pop(tag).consumer.unsettled -= 1
-            self._came_back.add(tag)
             self.send(returned(tag))
+        self.note_returns(tags)
 
     def note_returns(self, tags: Iterable[int]) -> None:
         """Remember of deliveries that their messages are still there, as other copies."""
-        self._came_back.update(tags)
+        self._came_back.update(dict.fromkeys(tags))
+        while len(self._came_back) > _REMEMBERED:
+            self._forgotten = max(self._forgotten, self._came_back.popitem(last=False)[0])
 
     def is_gone(self, tag: int) -> bool:
-        """Say whether a delivery was ended here, and its message with it."""
-        ended = 0 < tag <= self._newest and tag not in self.unsettled
+        """Say whether a delivery was ended here, and its message with it; not of very old ones."""
+        ended = self._forgotten < tag <= self._newest and tag not in self.unsettled
         return ended and tag not in self._came_back
 
     def _arrive(self, name: bytes, tag: int, properties: bytes, body: bytes) -> None:
@@ -170,8 +179,8 @@ class Inbox(Wire):
 
     def _on_cancel(self, frame: Method) -> None:
         """Forget a consumer whose queue was deleted."""
-        consumer = self._by_name[frame.method.consumer_tag.encode()]
-        self.consumers.pop(consumer.queue, None)
+        if consumer := self._by_name.pop(frame.method.consumer_tag.encode(), None):
+            self.consumers.pop(consumer.queue, None)
 
 
 def _nobody(*_: object) -> None:

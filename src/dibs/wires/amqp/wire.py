@@ -171,7 +171,7 @@ class Wire(Connection):
             self._socket.close()
             self._on_stream_terminated(StreamLostError(str(self.why)))
         if why is not None:
-            raise why
+            raise why.with_traceback(None)  # whoever goes on asking would make it longer and longer
 
     def say_goodbye(self) -> None:
         """Close the connection as the protocol wishes, if the server still listens."""
