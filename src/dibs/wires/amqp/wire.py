@@ -212,15 +212,41 @@ class Wire(Connection):
                 del self._timers[handle]
                 call()
 
+    def _dial(self, host: str, port: int) -> socket.socket:
+        """Connect to the first of a host's addresses that lets us.
+
+        Each has its share of the time: one that is silent must not use up that of the next.
+        """
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        why: OSError | None = None
+        for untried, (family, kind, protocol, _, place) in zip(
+            range(len(places), 0, -1), places, strict=True
+        ):
+            dialled = socket.socket(family, kind, protocol)
+            try:
+                dialled.settimeout(self._patience() / untried)
+                dialled.connect(place)
+            except OSError as wrong:
+                dialled.close()
+                why = wrong
+            else:
+                return dialled
+        raise why or OSError(f"{host} has no address")
+
+    def _patience(self) -> float:
+        """Return what is left of the limit, or what a look takes."""
+        return max(0.1, self.limit.left())
+
     # What pika asks of an adapter.
 
     def _adapter_connect_stream(self) -> None:
         host, port = self.params.host, self.params.port
-        self._socket = socket.create_connection((host, port), max(0.1, self.limit.left()))
+        self._socket = self._dial(host, port)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if (tls := self.params.ssl_options) is not None:
             name = tls.server_hostname or host
+            self._socket.settimeout(self._patience())
             self._socket = tls.context.wrap_socket(self._socket, server_hostname=name)
         self._socket.setblocking(False)
         self._on_stream_connected()
