@@ -58,6 +58,8 @@ def test_options_are_few() -> None:
         ("amqp://u:hunter2@broker/?consumer_timeout=soon", "cannot be read"),
         ("amqp://u:hunter2@broker/?consumer_timeout=5", "60 seconds at least"),
         ("amqp://u:hunter2@broker:port/", "cannot be read"),
+        ("amqp://u:[hunter2@broker/", "this amqp URL cannot be read"),
+        ("amqp://u:hunter2\u2100@broker/", "this amqp URL cannot be read"),
     ],
 )
 def test_what_cannot_be_read_is_refused_without_the_password(url: str, said: str) -> None:

@@ -38,6 +38,8 @@ def test_a_url_names_a_region_a_prefix_and_perhaps_an_endpoint() -> None:
         ("sqs://eu-west-1/a?endpoint=x", "https://host:port"),
         ("sqs://eu-west-1/a?endpoint=https://u:hunter2@h", "has no user"),
         ("sqs://eu-west-1/a?endpoint=", "https://host:port"),
+        ("sqs://eu-west-1/a?endpoint=http://[::1", "https://host:port"),
+        ("sqs://eu-west-1/a?endpoint=https://u:hunter2\u2100@h", "has no user"),
     ],
 )
 def test_another_url_is_refused_with_the_right_form_and_without_its_secrets(

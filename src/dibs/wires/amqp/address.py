@@ -61,14 +61,15 @@ def address_of(url: str) -> Address:
     Raises:
         UrlError: it cannot be read, or has an option that there is not.
     """
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         options = dict(pairs)
         port = parts.port
         timeout = int(options.get("consumer_timeout", CONSUMER_TIMEOUT_SECONDS))
     except ValueError:
-        raise UrlError(f"this {parts.scheme} URL cannot be read: the form is {_FORM}") from None
+        scheme = url.partition("://")[0]
+        raise UrlError(f"this {scheme} URL cannot be read: the form is {_FORM}") from None
     for name in options:
         if name not in _OPTIONS:
             raise UrlError(f"no option `{name}` in {_FORM}{did_you_mean(name, _OPTIONS)}")

@@ -55,11 +55,17 @@ def address_of(url: str) -> Address:
     endpoint = options.pop("endpoint", None)
     for name in options:
         raise UrlError(f"{place} has no option `{name}`{did_you_mean(name, ['endpoint'])}")
-    if endpoint is not None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise UrlError(f"{place}: an endpoint is `https://host:port`, and has no user")
+    if endpoint is not None and not _is_endpoint(endpoint):
+        raise UrlError(f"{place}: an endpoint is `https://host:port`, and has no user")
     return Address(found[1], found[2], endpoint)
+
+
+def _is_endpoint(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
 
 
 def client_at(address: Address, read_seconds: float, connections: int) -> "SQSClient":
