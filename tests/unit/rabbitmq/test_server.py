@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pika import BlockingConnection, URLParameters
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker
 
 from dibs.brokers.contract import (
     CALL_LIMIT_SECONDS,
@@ -37,7 +38,7 @@ from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages,
 from dibs.testing.proxy import Proxy
 from dibs.wires.amqp import inbox, letters, post
 from dibs.wires.amqp.address import address_of
-from dibs.wires.amqp.post import KEEPING
+from dibs.wires.amqp.post import KEEPING, MARK
 from dibs.wires.amqp.press import Sheet
 from tests.servers.rabbitmq import Server
 from tests.unit.rabbitmq.conftest import RUNGS_MS, Open
@@ -474,6 +475,34 @@ def test_a_queue_that_somebody_made_otherwise_is_refused(
                 refused()
         channel.queue_delete(name)
     broker.declare(["photos"])
+
+
+def test_the_mark_that_nobody_can_do_without_is_on_more_than_one_node(
+    url: str, open_one: Open
+) -> None:
+    """A classic queue is gone with its node, and then no connection could be opened anywhere."""
+    open_one()
+    classic = {**MARK, "x-queue-type": "classic"}
+    with channel_of(url) as channel, pytest.raises(ChannelClosedByBroker, match="x-queue-type"):
+        channel.queue_declare(f"{prefix_of(url)}.store", durable=True, arguments=classic)
+
+
+def test_whoever_opens_asks_the_mark_and_leaves_nothing_behind_in_it(
+    url: str, open_one: Open
+) -> None:
+    """A quorum queue takes the first of its messages before it knows that it is full."""
+    for _ in range(10):
+        publish(open_one(), message())
+    with channel_of(url) as channel:
+        assert len(bodies_of(channel, f"{prefix_of(url)}.store")) <= 2
+
+
+def test_a_store_whose_mark_is_a_classic_queue_goes_on(url: str, open_one: Open) -> None:
+    with channel_of(url) as channel:
+        channel.queue_declare(f"{prefix_of(url)}.store", durable=True, arguments=MARK)
+        channel.exchange_declare(f"{prefix_of(url)}.names", durable=True)
+        (new,) = publish(open_one(), message())
+        assert ids(claim(open_one())) == [new.id]
 
 
 def test_a_timeout_that_the_server_would_cut_short_is_refused(url: str) -> None:

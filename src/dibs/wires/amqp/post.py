@@ -26,7 +26,12 @@ WRITTEN_SECONDS = 2.5
 forgets the queue and all that is in it: until then nothing is published to a new one (law 1)."""
 
 MARK: dict[str, object] = {"x-max-length": 0, "x-overflow": "reject-publish"}
-"""Arguments of a queue that says something by being there: it refuses every message."""
+"""Arguments of a queue that says something by being there: it refuses every message. It is on one
+node: a quorum queue would take some, and hand to those who listen for its end what others ask."""
+
+STORE: dict[str, object] = {"x-queue-type": "quorum", **MARK}
+"""Those of the mark that nobody can do without, whichever node is down; it keeps a question or two
+and refuses the others."""
 
 KEEPING: dict[str, object] = {
     "x-queue-type": "quorum",
@@ -71,7 +76,7 @@ class Post:
         for rung in self.ladder.rungs:
             self._make_rung(press, rung)
         press.ask("exchange_declare", exchange=f"{self.prefix}.names", durable=True)
-        self.make(press, f"{self.prefix}.store", MARK)
+        self.make(press, f"{self.prefix}.store", STORE)
         return False
 
     def are_there(self, press: Press, names: Sequence[str], exchange: str = "") -> list[bool]:
