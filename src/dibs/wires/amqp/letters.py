@@ -18,7 +18,7 @@ from msgspec.structs import asdict, astuple, replace
 from pika.exceptions import AMQPError
 from pika.spec import BasicProperties
 
-from dibs.message import Attempt, DeadLetter, Error, Lease, Message, Nack
+from dibs.message import DeadLetter, Error, Lease, Message, Nack
 
 _PERSISTENT = 2
 _SHOWN_CHARACTERS = 500
@@ -101,12 +101,6 @@ def with_attempt(
     letter = read(body)
     noted = [*json.loads(letter.failed), [fence, now_ms, failed.charge, astuple(failed.error)]]
     return write(replace(letter, failed=json.dumps(noted[-most:])))
-
-
-def attempts_of(letter: Body) -> tuple[Attempt, ...]:
-    """Return how the leases of a message failed."""
-    noted = json.loads(letter.failed)
-    return tuple(Attempt(fence, at, charge, Error(*error)) for fence, at, charge, error in noted)
 
 
 def shown(error: Error) -> str:
