@@ -285,3 +285,26 @@ def test_a_long_lease_whose_holder_died_comes_back(open_broker: Open, time: Time
     (again,) = found
     assert replace(again.message) == whole
     assert (again.fence, again.lost) == (2, 1)
+
+
+def test_a_paused_queue_grants_nothing_of_its_long_leases_either(
+    open_broker: Open, time: Time
+) -> None:
+    broker = open_broker(clock=time.clock)
+    publish(broker, message(visibility_timeout_ms=HOUR_MS))
+    lease = claim_one(broker)
+    for _ in range(13):
+        time.passes(HOUR_MS - 1_000)
+        broker.extend([lease])
+    other = open_broker(clock=time.clock)
+    other.inspector().pause("photos")
+    time.passes(HOUR_MS)
+    for _ in range(3):
+        time.passes(300_000)
+        assert claim_all(other) == []
+    other.inspector().resume("photos")
+    found = []
+    for _ in range(2):
+        time.passes(300_000)
+        found += claim_all(other)
+    assert len(found) == 1

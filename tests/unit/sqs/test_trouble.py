@@ -8,6 +8,7 @@ import pytest
 from dibs.brokers.contract import Applied, Broker, Gone, Held, Stale, Stored, Unknown
 from dibs.errors import BrokerError, BrokerUnavailable
 from dibs.message import Ack, Lease, Nack, Settlement
+from dibs.testing.clock import ManualClock
 from dibs.testing.making import ERROR, claim_all, claim_one, message, messages, publish, settle
 from tests.servers.sqs_faults import FAULTS, LOST, SILENT, Front
 from tests.unit.sqs.conftest import Open
@@ -74,6 +75,29 @@ def test_b16_a_poll_under_way_that_fails_rings_and_the_next_claim_says_why(
         broker.claim(["photos"], 10)
     publish(open_broker(), message())
     assert len(worked(broker)[0]) == 1
+
+
+@pytest.mark.parametrize("question", ["ListQueueTags", "ListQueues"])
+def test_what_a_poll_brought_is_granted_after_a_claim_that_failed_before_it(
+    open_broker: Open, front: Front, question: str
+) -> None:
+    """It would be hidden from everybody for half a minute, and charged a loss."""
+    clock = ManualClock()
+    publish(open_broker(), message())
+    claim_one(open_broker())
+    broker = open_broker(front.endpoint, clock)
+    clock.advance(296_000)  # from 300 s on, a claim asks what queues there are
+    broker.bell()
+    assert broker.claim(["photos"], 10).leases == []
+    until(lambda: front.seen.count("ReceiveMessage") == 2, "a look, and the poll that follows it")
+    publish(open_broker(), message())
+    assert select.select([broker.bell()], [], [], HEAL_SECONDS)[0]
+    clock.advance(6_000)  # 5 s after it looked, it asks anew what is paused
+    front.spoil(question, "503")
+    with pytest.raises(BrokerUnavailable):
+        broker.claim(["photos"], 10)
+    (lease,) = broker.claim(["photos"], 10).leases
+    assert lease.lost == 0
 
 
 @pytest.mark.parametrize("fault", ["400", "403", "429"])

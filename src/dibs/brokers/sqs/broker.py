@@ -98,12 +98,15 @@ class SqsBroker(contract.Broker):
         start = next(self._claims) % len(queues)
         named = dict.fromkeys((*queues[start:], *queues[:start]))
         turn = [queue for queue in named if contract.QUEUE_NAME.fullmatch(queue)]
-        brought = [one for one in self._polls.take(turn, limit) if one.sure_until > now]
         look = [queue for queue in turn if not self._polls.waits(queue)]
-        paused = self._queues.paused_of({*look, *(one.message.queue for one in brought)}, until)
+        ready, long = self._polls.ready(turn), self._queues.long_of(turn, until)
+        asked = {*look, *ready, *(queue.removesuffix(LONG) for queue in long)}
+        paused = self._queues.paused_of(asked, until)
+        # From here on nothing is raised while something is in hand: it would be lost.
+        brought = [one for one in self._polls.take(ready, limit) if one.sure_until > now]
         self._give_back([one for one in brought if one.message.queue in paused], until)
         parcels = [one for one in brought if one.message.queue not in paused]
-        open_ = [q for q in (*look, *self._queues.long_of(turn, until)) if q not in paused]
+        open_ = [queue for queue in (*look, *long) if queue.removesuffix(LONG) not in paused]
         found, failure = self._receives.at_once(open_, limit - len(parcels), until)
         leases = self._granted([*parcels, *found], now, until)
         if self._rung:

@@ -62,6 +62,11 @@ class Polls(Generic[T]):
         """Return what is readable once a poll brought something, or failed."""
         return self._bell.fileno()
 
+    def ready(self, queues: Sequence[str]) -> list[str]:
+        """Return those of some queues of which there is something to take."""
+        with self._changed:
+            return [q for q in queues if (poll := self._polls.get(q)) and poll.brought]
+
     def take(self, queues: Sequence[str], limit: int) -> list[T]:
         """Return what polls brought, of each queue in turn.
 
