@@ -100,6 +100,28 @@ def test_what_a_poll_brought_is_granted_after_a_claim_that_failed_before_it(
     assert lease.lost == 0
 
 
+@pytest.mark.parametrize("way", ["brought by a poll", "received at once"])
+@pytest.mark.parametrize("fault", ["403", "429", "503", "closed", LOST])
+def test_what_could_not_be_hidden_is_told_and_sent_anew_uncounted(
+    open_broker: Open, front: Front, fault: str, way: str
+) -> None:
+    """Without a word, a worker that may not hide messages would look idle for ever."""
+    publish(open_broker(), message())
+    claim_one(open_broker())
+    broker, job = open_broker(front.endpoint), message(visibility_timeout_ms=20_000)
+    if way == "brought by a poll":
+        broker.bell()
+        assert broker.claim(["photos"], 10).leases == []
+        until(lambda: front.seen.count("ReceiveMessage") == 2, "a look, and the poll after it")
+    publish(open_broker(), job)
+    front.spoil("ChangeMessageVisibilityBatch", fault)
+    (lease,), told = worked(broker)
+    assert len(told) == 1
+    assert (lease.message.id, lease.lost) == (job.id, 0)
+    assert settle(broker, lease, Ack()) == Applied()
+    assert claim_all(open_broker()) == []
+
+
 @pytest.mark.parametrize("fault", ["400", "403", "429"])
 def test_a_publish_that_was_refused_as_a_whole_stored_nothing_and_says_so(
     open_broker: Open, front: Front, fault: str

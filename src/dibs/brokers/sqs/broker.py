@@ -39,7 +39,6 @@ CAPABILITIES = Capabilities(
     takes_ahead=True, tells_next=False, purges_scheduled=False, exact_counts=False,
     priorities=False, unique_keys=False, results=False, browsing=False,
 )  # fmt: skip
-_OVER = ("ReceiptHandleIsInvalid", "MessageNotInflight")
 
 
 class SqsBroker(contract.Broker):
@@ -108,11 +107,11 @@ class SqsBroker(contract.Broker):
         parcels = [one for one in brought if one.message.queue not in paused]
         open_ = [queue for queue in (*look, *long) if queue.removesuffix(LONG) not in paused]
         found, failure = self._receives.at_once(open_, limit - len(parcels), until)
-        leases = self._granted([*parcels, *found], now, until)
+        leases, unhidden = self._granted([*parcels, *found], now, until)
         if self._rung:
             self._polls.want(turn, limit - len(leases))
-        if failure is not None and not leases:
-            raise self._queues.error(failure)
+        if (trouble := failure or unhidden) is not None and not leases:
+            raise self._queues.error(trouble)
         return contract.Claim(leases, None, not self._rung or self._polls.found_nothing(turn))
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
@@ -133,7 +132,7 @@ class SqsBroker(contract.Broker):
             if move.failure is None:
                 applied.add(i)
                 self._holds.end(hold, one.outcome)
-            elif move.failure.code in _OVER:
+            elif move.failure.over:
                 self._holds.end(hold, Ack())
         return [
             contract.APPLIED if i in applied else self._holds.answer(one.lease, now)
@@ -190,18 +189,26 @@ class SqsBroker(contract.Broker):
             moves.append(Move(one.url, one.handle, one.sure_until, copy))
         self._moves.make(moves, until or self._calls.until())
 
-    def _granted(self, parcels: list[Parcel], now: float, until: float) -> list[Lease]:
-        """Grant what is due, hidden for its own time from now on; send the rest on another hop."""
-        self._give_back([one for one in parcels if one.left_ms > 0], until)
-        due = [one for one in parcels if one.left_ms <= 0]
-        odd = [one for one in due if one.odd]
-        items = [
-            hiding(one.url, one.handle, one.message.visibility_timeout_ms, one.sure_until)
-            for one in odd
-        ]
-        said = zip(odd, self._moves.hide(items, until), strict=True)
-        unsure = {one.handle for one, failure in said if failure is not None}
-        return [self._lease(one, now) for one in due if one.handle not in unsure]
+    def _granted(
+        self, parcels: list[Parcel], now: float, until: float
+    ) -> tuple[list[Lease], Failure | None]:
+        """Grant what is due, hidden for its own time from now on; send the rest on another hop.
+
+        What could not be hidden is sent anew as well; the second value says why it could not.
+        """
+        why, back = None, [one for one in parcels if one.left_ms > 0]
+        due = {one.handle: one for one in parcels if one.left_ms <= 0}
+        hides = [(one, one.message.visibility_timeout_ms) for one in due.values() if one.odd]
+        items = [hiding(one.url, one.handle, ms, one.sure_until) for one, ms in hides]
+        for (one, ms), failure in zip(hides, self._moves.hide(items, until), strict=True):
+            if failure is not None:
+                del due[one.handle]
+                if not failure.over:
+                    why = failure
+                    ours = min(one.sure_until, now + ms / 1_000)  # it may be hidden after all
+                    back.append(replace(one, sure_until=ours))
+        self._give_back(back, until)
+        return [self._lease(one, now) for one in due.values()], why
 
     def _lease(self, parcel: Parcel, now: float) -> Lease:
         message, past = parcel.message, parcel.past
@@ -218,7 +225,7 @@ class SqsBroker(contract.Broker):
         self, lease: Lease, hold: Hold, failure: Failure | None, now: float
     ) -> contract.Extended:
         if failure is not None:
-            return contract.Lost() if failure.code in _OVER else contract.UNKNOWN
+            return contract.Lost() if failure.over else contract.UNKNOWN
         seconds = lease.message.visibility_timeout_ms / 1_000
         hold.until = now + seconds
         return contract.Held(seconds - (self._clock.monotonic() - now))

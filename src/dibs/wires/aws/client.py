@@ -91,6 +91,11 @@ class Failure(Struct, frozen=True):
     text: str
     sure: bool
 
+    @property
+    def over(self) -> bool:
+        """Whether the receipt is no good any more: its message is another's, or gone."""
+        return self.code in ("ReceiptHandleIsInvalid", "MessageNotInflight")
+
     def error(self, where: object) -> BrokerError:
         """Return what to raise."""
         refused = self.code in ("AccessDenied", "AccessDeniedException", "InvalidClientTokenId")
