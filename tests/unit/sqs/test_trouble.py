@@ -7,7 +7,7 @@ import pytest
 
 from dibs.brokers.contract import Applied, Broker, Gone, Held, Stale, Stored, Unknown
 from dibs.errors import BrokerError, BrokerUnavailable
-from dibs.message import Ack, Lease, Nack, Settlement
+from dibs.message import Ack, DeadLetter, Lease, Nack, Settlement
 from dibs.testing.clock import ManualClock
 from dibs.testing.making import ERROR, claim_all, claim_one, message, messages, publish, settle
 from tests.servers.sqs_faults import FAULTS, LOST, SILENT, Front
@@ -147,7 +147,58 @@ def test_a_publish_without_a_clear_answer_is_unknown(
     assert broker.publish(batch) == [Stored()] * 3
 
 
-@pytest.mark.parametrize("fault", ["400", "429", "503", "garbage", "closed", LOST])
+@pytest.mark.parametrize("fault", ["400", "403", "429"])
+@pytest.mark.parametrize("verb", ["settle", "extend"])
+def test_what_was_refused_for_sure_says_why_and_can_be_sent_again(
+    open_broker: Open, front: Front, verb: str, fault: str
+) -> None:
+    broker = open_broker(front.endpoint)
+    publish(broker, message())
+    lease = claim_one(broker)
+    front.spoil("DeleteMessageBatch", fault)
+    front.spoil("ChangeMessageVisibilityBatch", fault)
+    with pytest.raises(BrokerUnavailable, match=f"ThrottlingException .{fault}."):
+        settle(broker, lease, Ack()) if verb == "settle" else broker.extend([lease])
+    if verb == "settle":
+        assert settle(broker, lease, Ack()) == Applied()
+        assert settle(broker, lease, Ack()) == Gone()
+    else:
+        assert isinstance(broker.extend([lease])[0], Held)
+
+
+def test_what_was_refused_beside_what_was_done_is_unknown(open_broker: Open, front: Front) -> None:
+    broker = open_broker(front.endpoint)
+    publish(broker, message(), message())
+    done, failed = (Settlement(one, Ack()) for one in claim_all(broker))
+    failed = Settlement(failed.lease, Nack(0, ERROR))
+    front.spoil("SendMessageBatch", "429")
+    assert broker.settle([done, failed]) == [Applied(), Unknown()]
+    assert broker.settle([failed]) == [Applied()]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_dead_letter_queue_that_is_deleted_in_use_is_made_anew_at_the_next_call(
+    open_broker: Open, *, beside: bool
+) -> None:
+    broker = open_broker()
+    publish(broker, message(), message())
+    first, second = claim_all(broker)
+    dead = Settlement(first, DeadLetter("max_attempts", ERROR))
+    assert settle(broker, second, DeadLetter("max_attempts", ERROR)) == Applied()
+    broker._client.delete_queue(QueueUrl=broker._queues.url("photos--dead"))
+    if beside:
+        publish(broker, message())
+        ack = Settlement(claim_one(broker), Ack())
+        assert broker.settle([ack, dead]) == [Applied(), Unknown()]
+    else:
+        with pytest.raises(BrokerUnavailable, match=r"NonExistent|DoesNotExist"):
+            broker.settle([dead])
+    assert broker.settle([dead]) == [Applied()]
+    (counts,) = broker.inspector().queues()
+    assert (counts.ready, counts.in_flight, counts.dead) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("fault", ["503", "garbage", "closed", LOST])
 def test_an_ack_without_a_clear_answer_is_unknown_and_can_be_sent_again(
     open_broker: Open, front: Front, fault: str
 ) -> None:
@@ -172,7 +223,11 @@ def test_a_retry_that_broke_in_the_middle_is_one_copy_when_it_is_made_again(
     lease = claim_one(broker)
     front.spoil(action, fault)
     failed = [Settlement(lease, Nack(0, ERROR))]
-    assert broker.settle(failed) == [Unknown()]
+    if fault == "429":
+        with pytest.raises(BrokerUnavailable, match="ThrottlingException"):
+            broker.settle(failed)
+    else:
+        assert broker.settle(failed) == [Unknown()]
     assert broker.settle(failed) == [Applied()]
     assert [one.failures for one in claim_all(broker)] == [1]
     assert broker.settle(failed) == [Stale()]

@@ -81,9 +81,7 @@ class SqsBroker(contract.Broker):
         urls = self._queues.urls((message.queue for message in fit), until)
         items = [copy_of(urls[m.queue], m, Past(), m.due_ms - wall_ms, inf) for m in fit]
         said = self._moves.send(items, until)
-        failures = [failure for failure in said if failure is not None]
-        if failures and len(failures) == len(said) and all(one.sure for one in failures):
-            raise self._queues.error(failures[0])
+        self._queues.heed(said)
         answers = iter([contract.UNKNOWN if failure else contract.STORED for failure in said])
         return [next(answers) if why is None else contract.Refused(why) for why in whys]
 
@@ -134,6 +132,7 @@ class SqsBroker(contract.Broker):
                 self._holds.end(hold, one.outcome)
             elif move.failure.over:
                 self._holds.end(hold, Ack())
+        self._queues.heed([move.failure for move in moves])
         return [
             contract.APPLIED if i in applied else self._holds.answer(one.lease, now)
             for i, one in enumerate(settlements)
@@ -153,9 +152,11 @@ class SqsBroker(contract.Broker):
             hiding(urls[name], handle, lease.message.visibility_timeout_ms, hold.until)
             for (lease, hold), (name, handle) in zip(held, places, strict=True)
         ]
-        said = iter(self._moves.hide(items, until))
+        said = self._moves.hide(items, until)
+        self._queues.heed(said)
+        each = iter(said)
         return [
-            self._extended(lease, hold, next(said), now)
+            self._extended(lease, hold, next(each), now)
             if isinstance(hold, Hold)
             else contract.Lost()
             for lease, hold in zip(leases, holds, strict=True)
