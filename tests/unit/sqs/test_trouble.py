@@ -122,6 +122,26 @@ def test_what_could_not_be_hidden_is_told_and_sent_anew_uncounted(
     assert claim_all(open_broker()) == []
 
 
+def test_a_queue_that_fails_while_another_yields_is_told_once_for_as_long_as_it_fails(
+    open_broker: Open, front: Front
+) -> None:
+    """A worker that always has work from the other one would never say so."""
+    broker = open_broker(front.endpoint)
+    publish(open_broker(), *messages(30), *messages(30, "videos"))
+
+    def leases(*faults: str) -> int:
+        front.spoil("ReceiveMessage", *faults)
+        return len(broker.claim(["photos", "videos"], 2).leases)
+
+    for _ in range(2):
+        assert leases("429") > 0
+        with pytest.raises(BrokerUnavailable, match="ThrottlingException"):
+            leases()
+        assert leases("429") > 0
+        assert leases("429") > 0
+        assert leases() > 0
+
+
 @pytest.mark.parametrize("fault", ["400", "403", "429"])
 def test_a_publish_that_was_refused_as_a_whole_stored_nothing_and_says_so(
     open_broker: Open, front: Front, fault: str

@@ -80,8 +80,7 @@ class SqsBroker(contract.Broker):
         fit = [message for message, why in zip(messages, whys, strict=True) if why is None]
         urls = self._queues.urls((message.queue for message in fit), until)
         items = [copy_of(urls[m.queue], m, Past(), m.due_ms - wall_ms, inf) for m in fit]
-        said = self._moves.send(items, until)
-        self._queues.heed(said)
+        said = self._queues.heed(self._moves.send(items, until))
         answers = iter([contract.UNKNOWN if failure else contract.STORED for failure in said])
         return [next(answers) if why is None else contract.Refused(why) for why in whys]
 
@@ -108,8 +107,10 @@ class SqsBroker(contract.Broker):
         leases, unhidden = self._granted([*parcels, *found], now, until)
         if self._rung:
             self._polls.want(turn, limit - len(leases))
-        if (trouble := failure or unhidden) is not None and not leases:
+        trouble = failure or unhidden
+        if trouble is not None and not leases:
             raise self._queues.error(trouble)
+        self._polls.tell(self._queues.error(trouble) if trouble is not None else None)
         return contract.Claim(leases, None, not self._rung or self._polls.found_nothing(turn))
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
@@ -152,11 +153,9 @@ class SqsBroker(contract.Broker):
             hiding(urls[name], handle, lease.message.visibility_timeout_ms, hold.until)
             for (lease, hold), (name, handle) in zip(held, places, strict=True)
         ]
-        said = self._moves.hide(items, until)
-        self._queues.heed(said)
-        each = iter(said)
+        said = iter(self._queues.heed(self._moves.hide(items, until)))
         return [
-            self._extended(lease, hold, next(each), now)
+            self._extended(lease, hold, next(said), now)
             if isinstance(hold, Hold)
             else contract.Lost()
             for lease, hold in zip(leases, holds, strict=True)

@@ -56,6 +56,7 @@ class Polls(Generic[T]):
         self._changed = threading.Condition()
         self._polls: dict[str, _Poll[T]] = {}
         self._trouble: Exception | None = None
+        self._told = ""
         self._open = True
 
     def bell(self) -> int:
@@ -71,7 +72,7 @@ class Polls(Generic[T]):
         """Return what polls brought, of each queue in turn.
 
         Raises:
-            Exception: that of a poll that failed, once.
+            Exception: that of a poll that failed, or what the waiter is to be told, once.
         """
         with self._changed:
             self._bell.drain()
@@ -86,6 +87,16 @@ class Polls(Generic[T]):
                     taken.append(poll.brought.popleft())
                     turn.append(poll)
             return taken
+
+    def tell(self, error: Exception | None) -> None:
+        """Have the next `take` raise what went wrong beside what was had, unless it goes on.
+
+        None: nothing did, so it is over.
+        """
+        told, self._told = self._told, str(error or "")
+        if error is not None and self._told != told:
+            with self._changed:
+                self._trouble = error
 
     def waits(self, queue: str) -> bool:
         """Whether a poll is under way or has just brought all there is: no need to look."""

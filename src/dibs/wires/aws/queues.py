@@ -62,8 +62,8 @@ class Queues:
             self._urls.clear()
         return failure.error(self._address)
 
-    def heed(self, said: Sequence[Failure | None]) -> None:
-        """Note why entries failed; raise it if all of them did, and surely had no effect.
+    def heed(self, said: list[Failure | None]) -> list[Failure | None]:
+        """Return what was said of entries; raise it if all failed, and surely had no effect.
 
         That a receipt is over is an answer, and no trouble.
         """
@@ -71,6 +71,7 @@ class Queues:
         errors = [self.error(one) for one in failures]
         if errors and len(errors) == len(said) and all(one.sure for one in failures):
             raise errors[0]
+        return said
 
     def none_yet(self) -> bool:
         """Say whether the prefix has no queue; if that cannot be told, a later call says why."""
