@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from dibs.brokers.url import open_broker as open_by_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerRefused, UrlError
 from dibs.testing.making import claim_one, message, publish
-from dibs.wires.aws.client import Address, address_of, client_at
+from dibs.wires.aws.client import Address, Failure, address_of, client_at
 from tests.servers.sqs import Server
 from tests.unit.sqs.conftest import Open
 
@@ -125,6 +126,35 @@ def test_the_queues_that_dibs_makes_are_as_they_should_be(open_broker: Open) -> 
     findings = broker.inspector().findings()
     assert {one.verdict for one in findings[1:]} == {"good"}
     assert findings[0].verdict == "note"  # http, on this machine
+
+
+def test_every_queue_of_a_prefix_is_seen_however_many_there_are(broker: SqsBroker) -> None:
+    """SQS names 1,000 at once: the rest could be neither shown nor purged nor resumed."""
+    prefix = broker._queues._address.prefix
+    for number in range(1_001):
+        broker._client.create_queue(QueueName=f"{prefix}q{number:04}")
+    inspector = broker.inspector()
+    assert len(broker._queues.names()) == 1_001
+    publish(broker, message("q1000"))
+    inspector.pause("q1000")
+    inspector.resume("q1000")
+    assert inspector.purge("q1000") == 1
+
+
+def test_addresses_are_there_for_a_call_that_a_poll_has_them_forgotten_in(
+    broker: SqsBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.declare(["photos"])
+    queues = broker._queues
+    ask = queues.ask
+
+    def ask_while_a_poll_finds_its_queue_gone(calls: Any, until: float | None = None) -> Any:
+        answers = ask(calls, until)
+        queues.error(Failure("QueueDoesNotExist", "gone", sure=True))
+        return answers
+
+    monkeypatch.setattr(queues, "ask", ask_while_a_poll_finds_its_queue_gone)
+    publish(broker, message(), message("videos"))
 
 
 def test_a_queue_that_takes_less_lowers_the_payload_limit(open_broker: Open) -> None:

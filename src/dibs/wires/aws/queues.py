@@ -94,10 +94,10 @@ class Queues:
 
     def urls(self, names: Iterable[str], until: float) -> dict[str, str]:
         """Return addresses, of queues that are made if they are not there."""
-        wanted = set(names)
-        new = [name for name in wanted if name not in self._urls]
-        self.ask([partial(self.url, name) for name in new], until)
-        return {name: self._urls[name] for name in wanted}
+        wanted, known = set(names), self._urls.copy()  # a poll may have them forgotten meanwhile
+        new = [name for name in wanted if name not in known]
+        said = self.ask([partial(self.url, name) for name in new], until)
+        return known | dict(zip(new, said, strict=True))
 
     def paused_of(self, queues: Iterable[str], until: float) -> set[str]:
         """Return those of some queues that are paused."""
@@ -111,7 +111,10 @@ class Queues:
     def names(self) -> list[str]:
         """List the queues that are there, without the prefix."""
         prefix = self._address.prefix
-        pages = self._client.get_paginator("list_queues").paginate(QueueNamePrefix=prefix)
+        # Without a size of page, SQS names 1,000 queues and does not say that there are more.
+        pages = self._client.get_paginator("list_queues").paginate(
+            QueueNamePrefix=prefix, PaginationConfig={"PageSize": 1_000}
+        )
         urls = [url for page in pages for url in page.get("QueueUrls", ())]
         return sorted(url.rpartition("/")[2].removeprefix(prefix) for url in urls)
 
