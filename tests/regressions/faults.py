@@ -520,8 +520,7 @@ def listens_once(patch: Patch) -> None:
 def polls_no_more_after_an_error(patch: Patch) -> None:
     """Let the thread that polls end by an error, while everybody takes it for waiting."""
 
-    def run(self: Polls[Any], queue: str) -> None:
-        poll = self._polls[queue]
+    def run(self: Polls[Any], queue: str, poll: Any) -> None:
         with contextlib.suppress(Exception):
             while self._open:
                 self._step(queue, poll)

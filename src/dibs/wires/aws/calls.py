@@ -19,7 +19,7 @@ Timed = tuple[Callable[[], T], float]
 
 
 class NotCalled(Exception):
-    """The time was over before the call could be made: it had no effect."""
+    """The call could not be made, mostly as its time was over: it had no effect."""
 
 
 class NotAnswered(Exception):
@@ -53,12 +53,22 @@ class Calls:
         futures: list[Future[T]] = [Future() for _ in calls]
         for asked in zip(futures, calls, strict=True):
             self._asked.put(asked)
+        why = "no thread could be started that sends it"
+        if self._started(len(calls)):
+            why = "the time was over before it could be sent"
+            wait(futures, max(0.0, until - self.clock.monotonic()))
+        return [_answer(future, why) for future in futures]
+
+    def _started(self, calls: int) -> bool:
+        """Start the threads that so many calls need; return whether there is any."""
         with self._lock:
-            while self._threads < min(len(calls) + self._busy, THREADS):
-                self._threads += 1
-                threading.Thread(target=self._run, name="dibs-calls", daemon=True).start()
-        wait(futures, max(0.0, until - self.clock.monotonic()))
-        return [_answer(future) for future in futures]
+            while self._threads < min(calls + self._busy, THREADS):
+                try:
+                    threading.Thread(target=self._run, name="dibs-calls", daemon=True).start()
+                except RuntimeError:  # the machine has no more: those that run make the calls
+                    break
+                self._threads += 1  # it waits for this lock before it takes itself away again
+            return self._threads > 0
 
     def _run(self) -> None:
         while True:
@@ -86,9 +96,9 @@ class Calls:
                 future.set_exception(error)
 
 
-def _answer(future: "Future[Any]") -> Any:
+def _answer(future: "Future[Any]", uncalled: str) -> Any:
     if future.cancel() or future.cancelled():
-        return NotCalled("the time was over before it could be sent")
+        return NotCalled(uncalled)
     if not future.done():
         return NotAnswered("no answer came in time")
     try:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from dibs.clock import Clock
+from dibs.errors import BrokerUnavailable
 from dibs.wakepipe import WakePipe
 
 TEN = 10
@@ -115,15 +116,24 @@ class Polls(Generic[T]):
         with self._changed:
             for queue in queues if room > 0 else ():
                 if queue not in self._polls:
-                    self._polls[queue] = _Poll()
-                    name, target = f"dibs-poll-{queue}", self._run
-                    threading.Thread(target=target, args=(queue,), name=name, daemon=True).start()
+                    self._begin(queue)
             for queue, poll in self._polls.items():
                 wanted = min(TEN, -(-room // len(queues))) if queue in queues else 0
                 if wanted and not poll.want:
                     poll.since = self._clock.monotonic()
                 poll.want, poll.dry = wanted, False
             self._changed.notify_all()
+
+    def _begin(self, queue: str) -> None:
+        """Have a thread for a queue; if there is none to be had, the next `take` says so."""
+        poll: _Poll[T] = _Poll()
+        name, args = f"dibs-poll-{queue}", (queue, poll)
+        try:
+            threading.Thread(target=self._run, args=args, name=name, daemon=True).start()
+        except RuntimeError as error:
+            self._trouble = BrokerUnavailable(f"no thread waits for jobs of {queue}: {error}")
+        else:
+            self._polls[queue] = poll
 
     def stop(self) -> None:
         """Want nothing more, and give back at once what came."""
@@ -143,8 +153,7 @@ class Polls(Generic[T]):
                 self._bell.close()
             self._changed.notify_all()
 
-    def _run(self, queue: str) -> None:
-        poll = self._polls[queue]
+    def _run(self, queue: str, poll: _Poll[T]) -> None:
         while self._open or poll.brought:
             try:
                 self._step(queue, poll)
