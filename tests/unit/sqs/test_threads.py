@@ -12,6 +12,7 @@ from dibs.clock import SystemClock
 from dibs.errors import BrokerUnavailable
 from dibs.wires.aws.calls import Calls, NotCalled
 from dibs.wires.aws.polls import Polls
+from tests.worker.workers import until
 
 SECONDS = 10.0
 
@@ -93,3 +94,21 @@ def test_a_queue_that_no_thread_waits_for_is_told_and_waited_for_as_soon_as_one_
     source.bring("a")
     assert select.select([polls.bell()], [], [], SECONDS)[0]
     assert polls.take(["photos"], 1) == ["a"]
+
+
+def test_what_came_while_nobody_wanted_it_rings_as_soon_as_it_is_wanted(
+    source: Source, polls: Polls[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lie there under a new poll of 20 s until the waiter looks by itself."""
+    monkeypatch.setattr("dibs.wires.aws.polls.KEPT_SECONDS", SECONDS)
+    polls.want(["photos"], 1)
+    assert source.begun.get(timeout=SECONDS) == "photos"
+    polls.want([], 0)
+    assert polls.take(["photos"], 1) == []
+    source.bring("a")
+    until(lambda: polls.ready(["photos"]) == ["photos"], "it is there")
+    assert not select.select([polls.bell()], [], [], 0)[0]
+    polls.want(["photos"], 1)
+    assert select.select([polls.bell()], [], [], 0)[0]
+    assert polls.take(["photos"], 1) == ["a"]
+    assert source.given_back == []

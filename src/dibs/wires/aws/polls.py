@@ -121,6 +121,8 @@ class Polls(Generic[T]):
                 wanted = min(TEN, -(-room // len(queues))) if queue in queues else 0
                 if wanted and not poll.want:
                     poll.since = self._clock.monotonic()
+                if wanted and poll.brought and self._open:
+                    self._bell.ring()  # it came unwanted, after the last look
                 poll.want, poll.dry = wanted, False
             self._changed.notify_all()
 
