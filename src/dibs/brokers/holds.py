@@ -20,7 +20,8 @@ class Hold(Struct):
 
     `taken` is when the claim left, `until` when the lease is over, both in monotonic seconds.
     `attempts` are those of the message, `headers` too, whatever its holder does to its own.
-    `copied`: what follows it is stored, and only it is left.
+    `copied`: what follows it is stored, and only it is left. `sent` is the server's name for a copy
+    that is to take its place, until it does.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Hold(Struct):
     attempts: tuple[Attempt, ...] = ()
     headers: dict[str, str] | None = None
     copied: bool = False
+    sent: str | None = None
     ended: Gone | Stale | None = None
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dibs.brokers import wire
-from dibs.brokers.contract import Applied, Refused, Stored
+from dibs.brokers.contract import Applied, Held, Refused, Stored
 from dibs.brokers.sqs import SqsBroker
 from dibs.brokers.wire import Envelope, Past
-from dibs.message import Attempt, DeadLetter, Error, Nack, Release
+from dibs.message import Ack, Attempt, DeadLetter, Error, Lease, Nack, Release
 from dibs.policy import before_run
 from dibs.testing.clock import ManualClock
 from dibs.testing.making import (
@@ -25,6 +25,7 @@ from dibs.testing.making import (
     settle,
 )
 from tests.servers.sqs import Server
+from tests.servers.sqs_faults import Front
 from tests.unit.sqs.conftest import Open
 
 HOUR_MS = 3_600_000
@@ -278,11 +279,7 @@ def test_a_long_lease_whose_holder_died_comes_back(open_broker: Open, time: Time
         broker.extend([lease])
     other = open_broker(clock=time.clock)
     time.passes(HOUR_MS)
-    found = []
-    for _ in range(3):
-        time.passes(300_000)
-        found += claim_all(other)
-    (again,) = found
+    (again,) = claim_all(other)
     assert replace(again.message) == whole
     assert (again.fence, again.lost) == (2, 1)
 
@@ -303,8 +300,50 @@ def test_a_paused_queue_grants_nothing_of_its_long_leases_either(
         time.passes(300_000)
         assert claim_all(other) == []
     other.inspector().resume("photos")
-    found = []
-    for _ in range(2):
-        time.passes(300_000)
-        found += claim_all(other)
-    assert len(found) == 1
+    time.passes(300_000)
+    assert len(claim_all(other)) == 1
+
+
+def grown_old(broker: SqsBroker, time: Time) -> Lease:
+    """Return a lease of half an hour that is carried on at its next extension."""
+    publish(broker, message(visibility_timeout_ms=HOUR_MS // 2))
+    lease = claim_one(broker)
+    for _ in range(68):
+        time.passes(HOUR_MS // 6)
+        assert isinstance(broker.extend([lease])[0], Held)
+    time.passes(HOUR_MS // 6)
+    return lease
+
+
+def test_a_copy_that_was_not_met_is_looked_for_and_not_sent_again(
+    open_broker: Open, front: Front, time: Time
+) -> None:
+    """Each copy too many would run once more, after the job was acknowledged. Another worker's
+    claim that meets it first leaves it to its sender.
+    """
+    broker, other = open_broker(front.endpoint, time.clock), open_broker(clock=time.clock)
+    lease, raw = grown_old(broker, time), Raw(other)
+    front.spoil("ReceiveMessage", "503")
+    broker.extend([lease])
+    assert raw.counts("photos--long") == (1, 0, 0)
+    assert claim_all(other) == []
+    assert raw.counts("photos--long") == (0, 0, 1)
+    time.passes(HOUR_MS // 6)
+    assert isinstance(broker.extend([lease])[0], Held)
+    assert front.seen.count("SendMessage") == 1
+    assert (raw.counts("photos"), raw.counts("photos--long")) == ((0, 0, 0), (0, 0, 1))
+    assert settle(broker, lease, Ack()) == Applied()
+    assert raw.counts("photos--long") == (0, 0, 0)
+
+
+def test_a_lease_is_its_copys_from_when_that_is_received(
+    open_broker: Open, front: Front, time: Time
+) -> None:
+    """Whatever becomes of the old message: an acknowledgement ends what goes on to be renewed."""
+    broker = open_broker(front.endpoint, time.clock)
+    lease, raw = grown_old(broker, time), Raw(broker)
+    front.spoil("DeleteMessageBatch", "503")
+    front.spoil("DeleteMessage", "503")
+    assert isinstance(broker.extend([lease])[0], Held)
+    assert settle(broker, lease, Ack()) == Applied()
+    assert raw.counts("photos--long") == (0, 0, 0)

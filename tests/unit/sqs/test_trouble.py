@@ -263,6 +263,17 @@ def test_an_extension_without_an_answer_is_unknown(open_broker: Open, front: Fro
     assert isinstance(broker.extend([lease])[0], Held)
 
 
+def test_leases_are_renewed_in_time_when_copies_past_twelve_hours_are_not_met(
+    open_broker: Open, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = open_broker(front.endpoint)
+    publish(broker, *messages(2))
+    leases = claim_all(broker)
+    monkeypatch.setattr("dibs.brokers.sqs.broker.CEILING_SECONDS", 1)  # not twelve hours
+    front.spoil("ReceiveMessage", SILENT, SILENT)
+    assert all(isinstance(answer, Held) for answer in broker.extend(leases))
+
+
 @pytest.mark.parametrize("verb", ["declare", "publish", "claim", "settle", "extend", "queues"])
 def test_rule_26_a_call_ends_in_time_when_no_answer_comes(
     open_broker: Open, front: Front, verb: str

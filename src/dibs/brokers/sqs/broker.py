@@ -6,7 +6,6 @@ Called by: whoever holds a `Broker`; made by `open_sqs`.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from dibs.brokers.wire import Past
 from dibs.clock import Clock
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 from dibs.wires.aws.calls import MOST_SECONDS, Calls
-from dibs.wires.aws.carry import CEILING_SECONDS, FRESH_MS, carried_on
+from dibs.wires.aws.carry import CEILING_SECONDS, FRESH_MS, Carrier
 from dibs.wires.aws.client import Address, Failure
 from dibs.wires.aws.moves import Move, Moves, hiding, whole_seconds
 from dibs.wires.aws.polls import Polls
@@ -55,6 +54,7 @@ class SqsBroker(contract.Broker):
         self._seconds = MOST_SECONDS
         self._calls = Calls(clock)
         self._moves = Moves(client, self._calls)
+        self._carrier = Carrier(client, self._calls)
         self._holds = Holds()
         self._queues = Queues(client, address, self._calls)
         self._receives = Receives(client, polling, self._queues, self._calls, parcel_of)
@@ -146,7 +146,7 @@ class SqsBroker(contract.Broker):
         held = [(lease, h) for lease, h in zip(leases, holds, strict=True) if isinstance(h, Hold)]
         for lease, hold in held:
             if now + lease.message.visibility_timeout_ms / 1_000 > hold.taken + CEILING_SECONDS:
-                self._carry_on(lease, hold, now, until)
+                self._carry_on(lease, hold, now, (now + until) / 2)  # half is for renewals
         places = [place_of(lease.message.queue, hold.key) for lease, hold in held]
         urls = self._queues.urls((name for name, _ in places), until)
         items = [
@@ -196,7 +196,8 @@ class SqsBroker(contract.Broker):
 
         What could not be hidden is sent anew as well; the second value says why it could not.
         """
-        why, back = None, [one for one in parcels if one.left_ms > 0]
+        later = [one for one in parcels if one.left_ms > 0]
+        why, back = None, [one for one in later if not one.url.endswith(LONG)]  # see FRESH_MS
         due = {one.handle: one for one in parcels if one.left_ms <= 0}
         hides = [(one, one.message.visibility_timeout_ms) for one in due.values() if one.odd]
         items = [hiding(one.url, one.handle, ms, one.sure_until) for one, ms in hides]
@@ -234,14 +235,14 @@ class SqsBroker(contract.Broker):
         """Let a copy take the message's place, to be hidden anew for twelve hours."""
         message, (name, handle) = lease.message, place_of(lease.message.queue, hold.key)
         seconds = whole_seconds(message.visibility_timeout_ms)
-        long = message.queue + LONG
-        urls = self._queues.urls((name, long), until)
+        urls = self._queues.urls((name, message.queue + LONG), until)
         past = Past(lease.fence - 1, lease.failures, lease.crashes, lease.lost, hold.attempts)
-        copy = copy_of(urls[long], message, past, 0, hold.until, fresh_ms=FRESH_MS)
-        call = partial(carried_on, self._client, copy, seconds, urls[name], handle)
-        (key,) = self._calls.all([(call, hold.until)], until)
-        if isinstance(key, str):
+        long, before = urls[message.queue + LONG], hold.until
+        copy = copy_of(long, message, past, 0, before, fresh_ms=FRESH_MS)
+        hold.sent, key = self._carrier.met(copy, hold.sent, seconds, until)
+        if key is not None:
             hold.key, hold.taken = AWAY + key, now
+            self._moves.make([Move(urls[name], handle, before)], until)
 
     def _refusal(self, message: Message) -> str | None:
         why = checks.refusal(message, self.capabilities)

@@ -54,7 +54,7 @@ def parcel_of(queue: str, url: str, got: Got, hidden_ms: int, sure_until: float)
     again, past = int(said.get("ApproximateReceiveCount", 1)) - 1, envelope.past
     if again:
         past = replace(past, fence=past.fence + again, lost=past.lost + again)
-    left_ms = envelope.wait_ms
+    left_ms = 0 if again and queue.endswith(LONG) else envelope.wait_ms  # its sender let it go
     if left_ms:
         left_ms -= int(said["ApproximateFirstReceiveTimestamp"]) - int(said["SentTimestamp"])
     odd = hidden_ms != 1_000 * whole_seconds(message.visibility_timeout_ms)

@@ -3,15 +3,19 @@
 Owns: the queue PREFIX + queue + `--long`, where a copy takes the place of what was received. In
 its own queue a copy would be anybody's, or lie behind a backlog; there it is received at once by
 whoever sent it.
-Must never: give up the old receipt before the new one is had.
-Called by: the SQS adapter, through its calls, when it extends a lease that grows old.
+Must never: send a second copy while the first may yet be met, or give up the old receipt: that is
+its holder's to do, once the new one is had.
+Called by: the SQS adapter, when it extends a lease that grows old.
 
 A holder that dies between the two leaves a copy there that nobody holds, as one that dies later
 does: claims look there every few minutes.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
+from dibs.wires.aws.calls import Calls
 from dibs.wires.aws.moves import Item
 
 if TYPE_CHECKING:
@@ -19,27 +23,55 @@ if TYPE_CHECKING:
 
 CEILING_SECONDS = 12 * 3_600 - 60
 FRESH_MS = 60_000
-"""How long a copy is its sender's to receive, and nobody else's."""
+"""Marks a copy as its sender's to receive first: whoever else meets it leaves it where it is."""
 _TRIES = 5
+_WAIT_SECONDS = 1
+"""A receive that waits looks at all of SQS's servers, and ends as soon as there is something."""
 
 
-def carried_on(client: "SQSClient", copy: Item, seconds: int, old_url: str, old: str) -> str | None:
-    """Send a copy, receive it for `seconds`, delete the old; return its receipt.
+class Carrier:
+    """Sends copies away and meets them."""
 
-    None: the copy was not met; another holder of an old lease has it for a moment.
-    """
-    sent = client.send_message(QueueUrl=copy.url, **copy.entry)["MessageId"]
-    for _ in range(_TRIES):
-        got = client.receive_message(
-            QueueUrl=copy.url, MaxNumberOfMessages=10, VisibilityTimeout=seconds, WaitTimeSeconds=0
-        ).get("Messages", [])
-        receipts = {one.get("MessageId"): one.get("ReceiptHandle", "") for one in got}
-        mine = receipts.pop(sent, None)
-        for handle in receipts.values():
-            client.change_message_visibility(
-                QueueUrl=copy.url, ReceiptHandle=handle, VisibilityTimeout=0
-            )
-        if mine is not None:
-            client.delete_message(QueueUrl=old_url, ReceiptHandle=old)
-            return mine
-    return None
+    def __init__(self, client: "SQSClient", calls: Calls) -> None:
+        self._client = client
+        self._calls = calls
+
+    def met(
+        self, copy: Item, sent: str | None, seconds: int, until: float
+    ) -> tuple[str | None, str | None]:
+        """Send a copy, unless one was `sent`, and receive it for `seconds`.
+
+        Return the id of what was sent and is not met yet, and the receipt of what is met.
+        """
+        if sent is None:
+            sent = self._answer(partial(self._send, copy), copy.before, until)
+        if sent is None:
+            return None, None
+        call = partial(self._receive, copy.url, sent, seconds, until)
+        receipt = self._answer(call, copy.before, until)
+        return (sent, None) if receipt is None else (None, receipt)
+
+    def _answer(self, call: Callable[[], str | None], before: float, until: float) -> str | None:
+        (answer,) = self._calls.all([(call, before)], until)
+        return None if isinstance(answer, Exception) else answer
+
+    def _send(self, copy: Item) -> str:
+        return self._client.send_message(QueueUrl=copy.url, **copy.entry)["MessageId"]
+
+    def _receive(self, url: str, sent: str, seconds: int, until: float) -> str | None:
+        for _ in range(_TRIES):
+            got = self._client.receive_message(
+                QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=seconds,
+                WaitTimeSeconds=_WAIT_SECONDS,
+            ).get("Messages", [])  # fmt: skip
+            receipts = {one.get("MessageId"): one.get("ReceiptHandle", "") for one in got}
+            mine = receipts.pop(sent, None)
+            for handle in receipts.values():
+                self._client.change_message_visibility(
+                    QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0
+                )
+            if mine is not None:
+                return mine
+            if self._calls.clock.monotonic() + 2 * _WAIT_SECONDS > until:
+                break  # what is met after that, nobody waits for
+        return None
