@@ -13,7 +13,7 @@ from dibs.brokers import checks
 from dibs.brokers.contract import Answered, Finding, Inspector, Page
 from dibs.clock import Clock
 from dibs.errors import BrokerRefused, OptionError
-from dibs.message import DeadMessage, JobView, QueueCounts
+from dibs.message import JobView, QueueCounts
 from dibs.states import State
 from dibs.wires.aws.queues import DEAD, MOST_RECEIVES, RESERVED, Queues
 
@@ -85,11 +85,6 @@ class SqsInspector(Inspector):
     def job(self, id: bytes) -> JobView | None:
         """Refuse: see `Capabilities.browsing`."""
         del id
-        _refuse()
-
-    def dead(self, queue: str | None = None, limit: int = 100) -> list[DeadMessage]:
-        """Refuse: see `Capabilities.browsing`."""
-        del queue, limit
         _refuse()
 
     def redrive(self, ids: Sequence[bytes]) -> list[Answered]:
