@@ -8,9 +8,13 @@ from uuid import UUID
 import pytest
 
 from dibs.brokers.contract import Applied, Broker
+from dibs.brokers.url import open_broker
+from dibs.clock import SystemClock
 from dibs.message import Ack, Release
 from dibs.states import State
 from dibs.testing.making import OUTCOMES, claim_all, claim_one, message, messages, publish, settle
+from tests.servers.sqs import KEYS, keys_set, serving
+from tests.servers.sqs_faults import OLD, fronting
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -142,6 +146,25 @@ def test_a_purge_removes_what_waits_and_nothing_else(dibs: Run, broker: Broker) 
     assert dibs("queues", "purge", "photos").stdout == "photos: 0 jobs removed\n"
     assert settle(broker, held, Ack()) == Applied()
     assert len(claim_all(broker, "photos", "other")) == 1
+
+
+def test_a_purge_asks_and_looks_itself_where_counts_are_only_about_right(dibs: Run) -> None:
+    """SQS said that there are none, up to a minute ago."""
+    with keys_set(), serving() as server, fronting(server.port) as front:
+        url = f"sqs://eu-west-1/cli-?endpoint={front.endpoint}"
+        broker = open_broker(url, clock=SystemClock(), worker_id=b"")
+        broker.declare(["photos"])
+        broker.inspector().queues()
+        publish(broker, *messages(3))
+
+        def purge(*options: str) -> "subprocess.CompletedProcess[str]":
+            front.spoil("GetQueueAttributes", *[OLD] * 4)
+            return dibs("queues", "purge", "photos", "--url", url, *options, **KEYS)
+
+        assert "Remove about 0 jobs of photos for good? There is no terminal" in purge().stderr
+        assert purge("--dry-run").stdout == "photos: about 0 jobs would be removed\n"
+        assert purge("--yes").stdout == "photos: 3 jobs removed\n"
+        broker.close()
 
 
 def test_a_queue_and_an_app_may_be_named_in_either_order(dibs: Run, broker: Broker) -> None:

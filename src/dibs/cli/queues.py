@@ -138,20 +138,22 @@ def purge(
 
     APP may stand before QUEUE.
     """
-    purged = 0
+    purged, about = 0, ""
     queue, others = queue_first(queue, words)
     with opened(others, url) as (broker, _):
         inspector = broker.inspector()
         check_queue(inspector, queue)
         (found,) = (one for one in inspector.queues() if one.name == queue)
         waiting = (found.ready or 0) + (found.scheduled or 0)
-        if waiting and not dry_run:
-            if not agreed(f"Remove {counted(waiting, 'job')} of {queue} for good?", yes):
+        if not broker.capabilities.exact_counts:
+            about = "about "
+        if (waiting or about) and not dry_run:  # about none may be some
+            if not agreed(f"Remove {about}{counted(waiting, 'job')} of {queue} for good?", yes):
                 click.echo("nothing was changed", err=True)
                 return EXIT_NOT_DONE
             purged = inspector.purge(queue)
-    what = f"{counted(waiting if dry_run else purged, 'job')}{' would be' * dry_run} removed"
-    _tell(queue, what, in_json, waiting=waiting, purged=purged, dry_run=dry_run)
+    what = f"{about}{counted(waiting, 'job')} would be" if dry_run else counted(purged, "job")
+    _tell(queue, f"{what} removed", in_json, waiting=waiting, purged=purged, dry_run=dry_run)
     return 0
 
 
