@@ -66,6 +66,14 @@ class Place:
             sql.execute("UPDATE lease SET expiry_ms = now_ms() - 1")
             sql.execute("UPDATE upkeep SET next_ms = 0")
 
+    def wait_for_one_that_waits(self) -> None:
+        """Wait until somebody waits for what another transaction holds."""
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        deadline = time.monotonic() + 10
+        with self.sql() as sql:
+            while sql.execute(waiting).fetchone() == (0,) and time.monotonic() < deadline:
+                sql.commit()
+
     def close(self) -> None:
         for broker in self._brokers:
             broker.close()
@@ -114,15 +122,38 @@ def test_b19_what_is_being_swept_can_still_be_acknowledged(place: Place) -> None
         sql.execute("SELECT tidy(now_ms())")
         thread = threading.Thread(target=lambda: answers.append(settle(broker, lease, Ack())))
         thread.start()
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        deadline = time.monotonic() + 10
-        with place.sql() as other:
-            while other.execute(waiting).fetchone() == (0,) and time.monotonic() < deadline:
-                other.commit()
+        place.wait_for_one_that_waits()
         sql.commit()
         thread.join(10)
     assert answers == [Applied(late=True)]
     assert claim_all(broker) == []
+
+
+def test_what_is_renewed_twice_at_the_same_moment_stays_held(place: Place) -> None:
+    """Both came late; the second waits at the first lease, and meets the other one renewed."""
+    broker = place.open()
+    publish(broker, *messages(2))
+    first, second = leases = sorted(claim(broker, limit=2), key=lambda lease: lease.message.id)
+    place.run_out()
+    with place.sql() as sql:
+        sql.execute("SELECT tidy(now_ms())")
+        sql.commit()
+        sql.execute(
+            "SELECT extend(ARRAY[%s, %s]::uuid[], ARRAY[%s, %s]::bigint[], ARRAY[%s, %s],"
+            " ARRAY[30000, 30000]::bigint[])",
+            (
+                *(lease.message.id.hex() for lease in leases),
+                *(lease.receipt for lease in leases),
+                *(lease.fence for lease in leases),
+            ),
+        )
+        thread = threading.Thread(target=broker.extend, args=(leases,))
+        thread.start()
+        place.wait_for_one_that_waits()
+        sql.commit()
+        thread.join(10)
+    place.run_out()
+    assert sorted(ids(claim_all(broker))) == [first.message.id, second.message.id]
 
 
 def test_b36_two_that_claim_at_the_same_moment_never_get_the_same(place: Place) -> None:

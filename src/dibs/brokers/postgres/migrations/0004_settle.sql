@@ -176,7 +176,8 @@ BEGIN
       SELECT * FROM unnest(ids, seqs, fences, leases) WITH ORDINALITY t(id, seq, fence, lease, at)
       WHERE renewed IS NULL OR t.at <> ALL(renewed)
     LOOP
-      IF take(each.id, each.seq, each.fence, now) = 'late' THEN
+      -- 'applied': another call renewed it since the look above.
+      IF take(each.id, each.seq, each.fence, now) IN ('applied', 'late') THEN
         INSERT INTO lease SELECT m.id, m.seq, now + each.lease, each.fence, m.queue, 9 - m.priority
         FROM message m WHERE m.id = each.id;
         place := each.at;
