@@ -1,5 +1,6 @@
 """Enqueueing in a transaction of the caller's own, on every kind of connection."""
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from dibs import App
 from dibs.errors import OptionError, PayloadTooLarge
 from dibs.message import Ack
 from dibs.testing.conformance.waiting import rung
-from dibs.testing.making import claim, claim_all, claim_one, settle
+from dibs.testing.making import claim, claim_all, claim_one, ids, message, publish, settle
 from tests.ledger.shops import KINDS, Kind, Place, Shop
 from tests.servers.postgres import Server
 from tests.unit.postgres.conftest import Open
@@ -80,6 +81,29 @@ def test_rule_07_the_commit_rings_whoever_waits(shop: Shop, app: App, opened: Op
                 assert rung(waiting) == [waiting]
                 assert len(claim(waiting, limit=10)) == 1
                 early.claim(["photos"], 0)
+
+
+def test_rule_23_an_open_transaction_holds_up_nobody_who_waits(
+    shop: Shop, app: App, opened: Open
+) -> None:
+    """Its enqueueing chose somebody to be rung, who goes on meanwhile; then the commit rings."""
+    task = app.task(queue="photos")(ship)
+    broker, waiting = opened(at=shop.place.url), opened(at=shop.place.url)
+    broker.declare(["photos"])
+    waiting.bell()
+    assert claim(waiting, limit=10) == []
+    with shop.open() as connection:
+        with shop.own(connection):
+            job = task.options(connection=connection).enqueue(1)
+            publish(broker, message())
+            assert rung(waiting) == [waiting]
+            started = time.monotonic()
+            assert len(claim(waiting)) == 1
+            assert time.monotonic() - started < 1
+            assert claim(waiting) == []
+            assert rung(waiting, within=0) == []
+        assert rung(waiting) == [waiting]
+        assert ids(claim(waiting)) == [job.key]
 
 
 def test_rule_05_a_duplicate_names_the_live_job(shop: Shop, app: App) -> None:

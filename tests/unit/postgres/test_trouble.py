@@ -174,6 +174,19 @@ def test_rule_23_another_transaction_that_holds_a_row_ends_in_busy(
     assert settle(broker, lease, Ack()) == Applied()
 
 
+def test_closing_is_stopped_by_no_transaction_that_holds_a_row(
+    opened: Open, sql: psycopg.Connection
+) -> None:
+    """What is left then is the row of a waiter whom nobody can ring."""
+    waiting = opened()
+    waiting.bell()
+    assert claim(waiting) == []
+    with sql.transaction():
+        sql.execute("SELECT FROM waiter FOR UPDATE")
+        with bounded():
+            waiting.close()
+
+
 def test_two_publishers_of_the_same_keys_do_not_block_each_other(opened: Open) -> None:
     """They store them in the order of the keys, whatever order they were given in."""
     import threading

@@ -23,7 +23,7 @@ from dibs.brokers.postgres.inspector import (
     stored_field,
 )
 from dibs.clock import Clock
-from dibs.errors import BrokerUnavailable, OptionError, PublishUnknown
+from dibs.errors import BrokerError, OptionError, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 from dibs.wires.libpq.arrays import BYTEA, INT4, INT8, TEXT, UUID, Array, array, array_of, element
 from dibs.wires.libpq.listener import Listener
@@ -226,7 +226,7 @@ class PostgresBroker(contract.Broker):
         try:
             if channel is not None and self._session.is_open:
                 self._session.call("forget", channel)
-        except BrokerUnavailable:
+        except BrokerError:
             pass  # a ring for it finds that nobody listens
         finally:
             self._session.close()

@@ -82,8 +82,15 @@ BEGIN
   END IF;
 END $$;
 
--- Rings one armed waiter for a queue; returns whether there was one. Who waits holds an advisory lock:
--- if it can be had, its holder is dead, and the ring would be lost on it.
+-- Whether nobody listens at a channel any more: who does holds an advisory lock for as long as it lives.
+-- The lock is given back at once, for the transaction may be a caller's.
+CREATE FUNCTION is_dead(channel text) RETURNS boolean LANGUAGE sql VOLATILE
+AS $$
+  SELECT CASE WHEN pg_try_advisory_lock(hashtextextended(channel, 0))
+    THEN pg_advisory_unlock(hashtextextended(channel, 0)) ELSE false END
+$$;
+
+-- Rings one armed waiter for a queue; returns whether there was one. A ring would be lost on the dead.
 CREATE FUNCTION ring_one(name text) RETURNS boolean
 LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
@@ -96,7 +103,7 @@ BEGIN
     IF NOT FOUND THEN
       RETURN false;
     END IF;
-    IF pg_try_advisory_xact_lock(hashtextextended(found_channel, 0)) THEN
+    IF is_dead(found_channel) THEN
       DELETE FROM waiter w WHERE w.channel = found_channel;
     ELSE
       UPDATE waiter w SET armed = false WHERE w.channel = found_channel;
@@ -109,7 +116,8 @@ END $$;
 -- publish_here: one message, in the transaction of whoever calls it, and only in the store that is meant.
 -- Answers the id of the live message that has this id or key; null if this one was stored.
 -- Whoever waits is rung when that transaction commits. A worker that begins to wait before that is not
--- seen from here: where none waits, all who are there are told.
+-- seen from here: where none waits, all who are there are told. No waiter's row is locked: it would be for
+-- as long as the caller likes, and each claim of that waiter would end in a time-out.
 CREATE FUNCTION publish_here(
   meant text, id text, queue text, task text, arguments text, due bigint, priority integer,
   lease bigint, timeout bigint, attempts integer, crashes integer, losses integer, key text,
@@ -119,6 +127,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
   answer record;
+  chosen text;
 BEGIN
   IF NOT EXISTS (SELECT FROM meta WHERE store = meant::uuid) THEN
     RETURN 'elsewhere';
@@ -130,8 +139,10 @@ BEGIN
   IF FOUND THEN
     RETURN coalesce(answer.holder::text, 'ended');
   END IF;
-  IF NOT ring_one(queue) THEN
-    PERFORM pg_notify(w.channel, 'work') FROM waiter w WHERE queue = ANY(w.queues);
-  END IF;
+  -- At random: callers who commit at the same moment shall not all ring the same one.
+  SELECT w.channel INTO chosen FROM waiter w
+  WHERE w.armed AND queue = ANY(w.queues) AND NOT is_dead(w.channel) ORDER BY random() LIMIT 1;
+  PERFORM pg_notify(w.channel, 'work') FROM waiter w
+  WHERE w.channel = chosen OR (chosen IS NULL AND queue = ANY(w.queues));
   RETURN 'stored';
 END $$;
