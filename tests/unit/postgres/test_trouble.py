@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from psycopg import OperationalError
 
 from dibs.brokers.contract import Applied, Broker, Held, Stored, Unknown
 from dibs.brokers.postgres import open_url
@@ -26,6 +28,7 @@ from dibs.errors import (
 from dibs.message import Ack, Settlement
 from dibs.testing.conformance.waiting import rung
 from dibs.testing.making import claim, claim_all, claim_one, ids, message, messages, publish, settle
+from dibs.wires.libpq.dial import address, dial
 from tests.servers.postgres import Server, programs, serving
 from tests.unit.postgres.conftest import Open
 
@@ -80,6 +83,34 @@ def test_rule_26_opening_ends_too(opened: Open, paused: Callable[[], None]) -> N
     paused()
     with bounded(5 + 1), pytest.raises(BrokerUnavailable, match="did not answer within 5 s"):
         opened()
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_rule_26_a_silent_host_leaves_time_for_the_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch, by_environment: bool
+) -> None:
+    """One whose machine hangs takes connections, and says nothing on them."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts, ports = f"127.0.0.1,{server.folder}", f"{silent.getsockname()[1]},5432"
+        url = "postgresql://dibs@/postgres"
+        if by_environment:
+            monkeypatch.setenv("PGHOST", hosts)
+            monkeypatch.setenv("PGPORT", ports)
+        else:
+            url += f"?host={hosts}&port={ports}"
+        url += f"{'&' if '?' in url else '?'}target_session_attrs=read-write"
+        with bounded(1), dial(address(url).parameters, SystemClock(), 1) as connection:
+            assert connection.execute("SELECT inet_server_addr()").fetchone() == (None,)
+
+
+def test_rule_26_the_hosts_that_are_silent_share_the_time_and_are_named() -> None:
+    """Each with what was wrong with it."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+        at = address(f"postgresql://dibs@/postgres?host=127.0.0.1,/nowhere,localhost&port={port}")
+        told = r"127\.0\.0\.1 did not answer .*; .*/nowhere.*; localhost did not answer within"
+        with bounded(0.6 + 0.5), pytest.raises(OperationalError, match=told):
+            dial(at.parameters, SystemClock(), 0.6)
 
 
 def test_rule_26_a_short_lease_makes_for_short_calls(

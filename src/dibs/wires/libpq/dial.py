@@ -31,6 +31,8 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "5000",
 }
+_LISTS = ("host", "hostaddr", "port")
+"""What names several hosts: lists of one length, but one port does for all."""
 SCHEMA = "dibs"
 _READY = {
     int(pq.PollingStatus.READING): select.POLLIN,
@@ -95,21 +97,52 @@ def address(url: str) -> Address:
 
 
 def dial(parameters: dict[str, Any], clock: Clock, seconds: float) -> Connection[Any]:
-    """Connect within so many seconds.
+    """Connect within so many seconds; of several hosts, to the first that will do.
 
     Raises:
-        psycopg.OperationalError: nobody answers, or the server says no.
+        psycopg.OperationalError: nobody answers, or all say no.
     """
     deadline = clock.monotonic() + seconds
+    hosts = _each_host(parameters)
+    failed: list[str] = []
+    for tried, host in enumerate(hosts):
+        # One that is silent must leave time for the others: libpq has no limit for each.
+        share = (deadline - clock.monotonic()) / (len(hosts) - tried)
+        try:
+            return _dial_one(host, clock, share)
+        except OperationalError as error:
+            failed.append(str(error).partition("\n")[0])
+    raise OperationalError("; ".join(failed))
+
+
+def _each_host(parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters for each of the hosts that they name, in their order."""
+    defaults = {of.keyword.decode(): of.val for of in pq.Conninfo.get_defaults()}
+    known = {name: value.decode() for name, value in defaults.items() if value} | parameters
+    lists = {name: str(known[name]).split(",") for name in _LISTS if name in known}
+    count = max(map(len, lists.values()))
+    if len(lists["port"]) == 1:
+        lists["port"] *= count
+    if known.get("load_balance_hosts") == "random" or {*map(len, lists.values())} != {count}:
+        return [parameters]  # its order is libpq's affair, and so is what it cannot mean
+    return [
+        parameters | dict(zip(lists, one, strict=True)) for one in zip(*lists.values(), strict=True)
+    ]
+
+
+def _dial_one(parameters: dict[str, Any], clock: Clock, seconds: float) -> Connection[Any]:
+    deadline = clock.monotonic() + seconds
     made = pq.PGconn.connect_start(conninfo.make_conninfo("", **parameters).encode())
-    status = made.connect_poll()
+    began = made.status != pq.ConnStatus.BAD
+    status = int(pq.PollingStatus.WRITING if began else pq.PollingStatus.FAILED)
     while status in _READY:
         poll = select.poll()
         poll.register(made.socket, _READY[status])
         rest = deadline - clock.monotonic()
         if rest <= 0 or not poll.poll(rest * 1_000):
+            silent = made.host.decode()
             made.finish()
-            raise OperationalError(f"it did not answer within {seconds:.3g} s")
+            raise OperationalError(f"{silent} did not answer within {seconds:.3g} s")
         status = made.connect_poll()
     if status != pq.PollingStatus.OK:
         text = made.error_message.decode(errors="replace").strip()
