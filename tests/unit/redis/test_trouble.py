@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from redis.connection import Connection
 from redis.sentinel import Sentinel
 
 from dibs.brokers.contract import Applied, Broker, Gone, Held, Stored, Unknown
@@ -19,8 +20,11 @@ from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, Settlement
 from dibs.testing.making import OUTCOMES, claim, claim_all, ids, message, messages, publish, settle
+from dibs.wires.resp.address import Address
+from dibs.wires.resp.link import Limit, Link
 from tests.servers.redis import RedisServer, serving
 from tests.unit.redis.conftest import Open
+from tests.unit.steps import each_step
 from tests.worker.workers import until
 
 SHORT = 1_000
@@ -198,6 +202,19 @@ def test_b45_after_a_failover_the_new_primary_is_found(own: RedisServer, tmp_pat
         finally:
             watching.kill()
             own.start()
+
+
+def test_a_call_that_a_signal_cut_short_leaves_no_answer_to_the_next(running: RedisServer) -> None:
+    """Wherever it comes: also between the parts of the greeting, of which none may be left out."""
+    settings = {"port": running.port, "username": "default", "password": "any", "db": 3}
+    address = Address("redis://here", Connection, settings)
+    for interrupt in each_step("resp/link.py"):
+        link = Link(address, "", SystemClock(), {}, Limit(5))
+        with interrupt:
+            assert link.call("ECHO", "first") == b"first"
+        assert link.call("ECHO", "second") == b"second"
+        assert b" db=3 " in link.call("CLIENT", "INFO")
+        link.close()
 
 
 def test_a_server_that_forgot_the_scripts_is_told_them_again(

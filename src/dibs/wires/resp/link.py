@@ -148,9 +148,9 @@ class Link:
 
     def _answer(self, command: tuple[Any, ...]) -> Any:
         deadline = self._limit.deadline or self._clock.monotonic() + self._limit.seconds
-        if self._connection is None:
-            self._open(deadline)
         try:
+            if self._connection is None:
+                self._open(deadline)
             return self._exchanged(command, deadline)
         except (OSError, hiredis.ProtocolError) as exc:
             self.close()
@@ -160,7 +160,10 @@ class Link:
             raise
 
     def _open(self, deadline: float) -> None:
-        """Connect, and say who we are: by hand, since redis-py waits for each byte anew."""
+        """Connect, and say who we are: by hand, since redis-py waits for each byte anew.
+
+        Whoever calls closes what an exception left half way.
+        """
         left = max(0.001, deadline - self._clock.monotonic())
         step = left / 3  # one for the connection, one for TLS, one for the rest
         own: dict[str, Any] = {
@@ -174,16 +177,14 @@ class Link:
             "redis_connect_func": _say_nothing,
         }
         connection = self.address.kind(**{**self.address.settings, **own})
+        self._connection, self._reader = connection, hiredis.Reader()
         try:
             connection.connect()
-            self._connection, self._reader = connection, hiredis.Reader()
             for command in self.address.greeting():
                 answer = self._exchanged(command, deadline)
                 if isinstance(answer, hiredis.ReplyError):
                     raise RedisError(answer)
         except (RedisError, OSError, hiredis.ProtocolError) as exc:
-            connection.disconnect()
-            self._connection = None
             raise BrokerUnavailable(f"{self.address.shown}: {exc}") from exc
 
     def _exchanged(self, command: tuple[Any, ...], deadline: float) -> Any:
