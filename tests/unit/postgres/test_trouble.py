@@ -77,6 +77,24 @@ def test_rule_26_a_stopped_server_holds_up_no_call(
         claim(broker)
 
 
+@pytest.mark.parametrize("verb", ["claim", "results"])
+def test_rule_26_a_call_and_its_bell_have_one_limit(
+    opened: Open, paused: Callable[[], None], verb: str
+) -> None:
+    """However many steps it has, and though the bell's connection is still to be made."""
+    broker = opened()
+    publish(broker, *messages(2, visibility_timeout_ms=6_000))
+    lease = claim_one(broker)
+    broker.bell()
+    calls: dict[str, Callable[[], object]] = {
+        "claim": lambda: claim(broker),
+        "results": lambda: broker.results([lease.message.id]),
+    }
+    paused()
+    with bounded(1 + 0.7), pytest.raises(BrokerUnavailable):
+        calls[verb]()
+
+
 def test_rule_26_opening_ends_too(opened: Open, paused: Callable[[], None]) -> None:
     """Within the time of any call."""
     opened()

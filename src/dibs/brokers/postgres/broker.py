@@ -63,8 +63,9 @@ class PostgresBroker(contract.Broker):
     def declare(self, queues: Sequence[str]) -> None:
         """Note the queues' names, and check what the server is set to."""
         checks.queue_names(queues)
-        PostgresInspector(self._session).check()
-        self._session.call("declare_queues", array_of(TEXT, queues))
+        with self._session.together():
+            PostgresInspector(self._session).check()
+            self._session.call("declare_queues", array_of(TEXT, queues))
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Store messages, all in one statement."""
@@ -110,7 +111,10 @@ class PostgresBroker(contract.Broker):
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         """Grant what is ready; whoever is granted too little first said that it waits."""
         names = [q for q in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(q)]
-        limit = max(0, min(limit, BATCH))
+        with self._session.together():
+            return self._claimed(names, max(0, min(limit, BATCH)))
+
+    def _claimed(self, names: Sequence[str], limit: int) -> contract.Claim:
         channel = self._bell.channel()
         # A claim that mostly gets all it asks for need not say that it waits before it knows.
         found = self._granted(names, limit, channel, arm=not self._was_full)
@@ -149,7 +153,7 @@ class PostgresBroker(contract.Broker):
         leases = [_lease(row) for row in rows]
         if leases:
             shortest = min(lease.message.visibility_timeout_ms for lease in leases)
-            self._session.limit = min(self._session.limit, shortest / 6_000)
+            self._session.hurry(shortest / 6_000)
         return contract.Claim(leases, None if wait is None else wait / 1_000)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
@@ -196,6 +200,10 @@ class PostgresBroker(contract.Broker):
 
     def results(self, ids: Sequence[bytes]) -> list[Result | None]:
         """Say how messages ended, and be rung for the others."""
+        with self._session.together():
+            return self._results_or_rings(ids)
+
+    def _results_or_rings(self, ids: Sequence[bytes]) -> list[Result | None]:
         channel = self._bell.channel()
         found = self._results(ids)
         unfinished = [id for id, answer in zip(ids, found, strict=True) if answer is None][:BATCH]

@@ -11,9 +11,11 @@ middle of an answer.
 """
 
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from msgspec import Struct
 from psycopg import Connection, Error, OperationalError, adapters, pq
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.types.string import ByteaBinaryLoader
@@ -65,11 +67,18 @@ def reached(connect: Connect, seconds: float, shown: str) -> Connection[Any]:
         raise BrokerUnavailable(f"{shown} cannot be reached: {_first_line(error)}") from error
 
 
+class Limit(Struct):
+    """How long a call may last, in seconds; until when, those that are under way together."""
+
+    seconds: float
+    deadline: float | None = None
+
+
 class Session:
     """A connection that is opened anew whenever it is gone.
 
-    `connect` is given the seconds it may take, `limit`, as every call is. `schema` is where the
-    functions are.
+    `connect` is given the seconds it may take. `limit` may be that of other sessions too. `schema`
+    is where the functions are.
     `persistent` False: each transaction may meet another connection of the server, behind a pooler.
     """
 
@@ -79,13 +88,13 @@ class Session:
         clock: Clock,
         shown: str,
         schema: str,
-        limit: float,
+        limit: Limit,
         *,
         persistent: bool = True,
     ) -> None:
-        self.limit = limit
         self.shown = shown
         self.schema = schema
+        self._limit = limit
         self._connect = connect
         self._clock = clock
         self._persistent = persistent
@@ -98,6 +107,19 @@ class Session:
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known."""
         return self._held is not None
+
+    def hurry(self, seconds: float) -> None:
+        """Let no call last longer than this, from now on."""
+        self._limit.seconds = min(self._limit.seconds, seconds)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let all calls that are made within last no longer than one may."""
+        self._limit.deadline = self._clock.monotonic() + self._limit.seconds
+        try:
+            yield
+        finally:
+            self._limit.deadline = None
 
     def call(self, *call: Any) -> list[Row]:
         """Call one function; return its rows."""
@@ -117,6 +139,7 @@ class Session:
             BrokerUnavailable: there is no connection, and nothing left.
             BrokerBusy, BrokerFull, BrokerRefused: the server said no.
         """
+        self._deadline = self._limit.deadline or self._clock.monotonic() + self._limit.seconds
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self._run([[before] if before else [], calls, [after] if after else []])
@@ -156,11 +179,10 @@ class Session:
         return found
 
     def _opened(self) -> pq.abc.PGconn:
-        self._deadline = self._clock.monotonic() + self.limit
         if self._held is not None and _is_lost(self._held.pgconn):
             self.close()  # nothing was sent, so nothing is unknown: it is made anew
         if self._held is None:
-            held = reached(self._connect, self.limit, self.shown)
+            held = reached(self._connect, self._deadline - self._clock.monotonic(), self.shown)
             held.pgconn.nonblocking = 1
             held.pgconn.enter_pipeline_mode()
             self._held = held
@@ -267,7 +289,7 @@ class Session:
         poll = select.poll()
         poll.register(connection.socket, events)
         if rest <= 0 or not poll.poll(rest * 1_000):
-            raise OperationalError(f"no answer within {self.limit:.3g} s")
+            raise OperationalError(f"no answer within {self._limit.seconds:.3g} s")
 
 
 def _is_lost(connection: pq.abc.PGconn) -> bool:
