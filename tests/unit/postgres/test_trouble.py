@@ -209,6 +209,23 @@ def test_a_ring_is_not_lost_on_the_dead(opened: Open, url: str) -> None:
         assert len(claim(alive, limit=10)) == 1
 
 
+def test_a_waiter_is_rung_for_the_queues_of_its_last_claim(opened: Open) -> None:
+    """For those that it did not ask for before, and no more for those that it asks for no more."""
+    broker, first, second = opened(), opened(), opened()
+    for waiting in (first, second):
+        waiting.bell()
+    assert first.claim(["mails"], 1).leases == []
+    assert first.claim(["photos", "mails"], 1).leases == []
+    publish(broker, message("photos"))
+    assert rung(first) == [first]
+    claim_all(first)
+    assert first.claim(["photos", "mails"], 1).leases == []
+    assert second.claim(["photos"], 1).leases == []
+    assert first.claim(["mails"], 1).leases == []
+    publish(broker, message("photos"))
+    assert rung(first, second) == [second]
+
+
 def test_rule_23_another_transaction_that_holds_a_row_ends_in_busy(
     opened: Open, sql: psycopg.Connection
 ) -> None:

@@ -139,15 +139,18 @@ class PostgresBroker(contract.Broker):
         asked = array_of(TEXT, names)
         floors = array_of(INT8, [self._floors.get(name, -1) for name in names])
         claim = ("claim", asked, floors, limit, channel)
-        arms = arm and channel is not None and limit > 0 and not self._bell.armed
+        wanted = frozenset(names)
+        arms = arm and channel is not None and limit > 0 and self._bell.armed != wanted
         before = ("arm", channel, asked) if arms else None
         ((*rows, last),) = self._session.run([claim], before=before)
         armed, wait, _ = last[17:]
         if len(rows) == limit:
             self._bell.disarm(rung=not armed)
             wait = 0
-        else:
-            self._bell.armed = bool(armed)
+        elif not armed:
+            self._bell.armed = frozenset()
+        elif arms:
+            self._bell.armed = wanted
         # They come in order: of a queue, the last one of priority 0 is the highest.
         self._floors |= {row[1]: row[19] for row in rows if row[5] == 0}
         leases = [_lease(row) for row in rows]

@@ -27,7 +27,7 @@ class Listener:
         self._selector = DefaultSelector()
         self._asked = False
         self._watched: int | None = None
-        self.armed = False
+        self.armed: frozenset[str] = frozenset()  # the queues that it is to be rung for
         self.awaited: frozenset[bytes] = frozenset()
 
     def fileno(self) -> int:
@@ -47,12 +47,12 @@ class Listener:
                 self._forget()
                 return None
         elif b"work" in rang:
-            self.armed = False
+            self.armed = frozenset()
         return self._channel
 
     def disarm(self, *, rung: bool) -> None:
         """Note that its holder waits no more; a ring that is on its way to it is taken in."""
-        was_armed, self.armed = self.armed, False
+        was_armed, self.armed = self.armed, frozenset()
         if was_armed and rung:
             self._selector.select(RING_SECONDS)
             self.channel()
@@ -73,7 +73,7 @@ class Listener:
         self._selector.register(self._watched, EVENT_READ)
 
     def _forget(self) -> None:
-        self.armed, self.awaited = False, frozenset()
+        self.armed, self.awaited = frozenset(), frozenset()
         if self._session is not None:
             if self._watched is not None:
                 self._selector.unregister(self._watched)
