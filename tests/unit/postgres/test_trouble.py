@@ -31,6 +31,7 @@ from dibs.testing.making import claim, claim_all, claim_one, ids, message, messa
 from dibs.wires.libpq.dial import address, dial
 from tests.servers.postgres import Server, programs, serving
 from tests.unit.postgres.conftest import Open
+from tests.worker.workers import until
 
 
 @contextmanager
@@ -207,6 +208,40 @@ def test_a_ring_is_not_lost_on_the_dead(opened: Open, url: str) -> None:
         publish(broker, message())
         assert rung(alive) == [alive]
         assert len(claim(alive, limit=10)) == 1
+
+
+def test_the_wishes_of_the_dead_are_forgotten(
+    opened: Open, url: str, sql: psycopg.Connection
+) -> None:
+    """Of a worker that was killed when it was busy, and of one who waited for the end of a job."""
+    broker, alive = opened(), opened()
+    job, _ = publish(broker, *messages(2))
+    code = (
+        "import os, time; from dibs.brokers.postgres import open_url; from dibs.clock import *;"
+        f"a, b = [open_url({url!r}, clock=SystemClock(), worker_id=os.urandom(16)) for _ in '12'];"
+        f"a.bell(); a.claim(['photos'], 1); b.bell(); b.results([{job.id!r}]);"
+        "print('waits', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"waits\n"
+    alive.bell()
+    assert len(claim(alive, limit=10)) == 1
+    assert alive.results([job.id]) == [None]
+    wishes = (
+        "SELECT (SELECT count(*) FROM waiter), (SELECT count(*) FROM awaited WHERE id = %s),"
+        " (SELECT count(*) FROM waiter w WHERE NOT is_dead(w.channel))"
+    )
+
+    def left() -> object:
+        sql.execute("UPDATE upkeep SET next_ms = 0")
+        claim(broker)
+        return sql.execute(wishes, (job.id.hex(),)).fetchone()
+
+    assert left() == (3, 2, 3)
+    child.kill()
+    child.communicate()
+    until(lambda: left() == (1, 1, 1), "the dead are forgotten")
 
 
 def test_a_waiter_is_rung_for_the_queues_of_its_last_claim(opened: Open) -> None:

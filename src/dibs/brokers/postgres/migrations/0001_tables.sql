@@ -116,7 +116,7 @@ CREATE TABLE attempt(
 CREATE TABLE result(id uuid PRIMARY KEY, expires_ms bigint NOT NULL, value bytea);
 CREATE INDEX result_expiry ON result(expires_ms);
 
--- Who waits for work, and who for the end of a job. Unlogged: a crash ends every connection, and so
+-- Who waits for work or for the end of a job, each with one row, and whose end. Unlogged: a crash ends every connection, and so
 -- every wait; and a commit that writes nothing else waits for no disk.
 CREATE UNLOGGED TABLE waiter(channel text PRIMARY KEY, queues text[] NOT NULL, armed boolean NOT NULL);
 CREATE UNLOGGED TABLE awaited(channel text, id uuid, PRIMARY KEY(channel, id));

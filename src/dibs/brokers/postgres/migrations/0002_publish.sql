@@ -104,7 +104,7 @@ BEGIN
       RETURN false;
     END IF;
     IF is_dead(found_channel) THEN
-      DELETE FROM waiter w WHERE w.channel = found_channel;
+      PERFORM forget(found_channel);
     ELSE
       UPDATE waiter w SET armed = false WHERE w.channel = found_channel;
       PERFORM pg_notify(found_channel, 'work');

@@ -107,7 +107,7 @@ BEGIN
 END $$;
 
 -- Moves on what only time moves, in every queue: what fell due, at each claim; once a second, for all
--- workers together, the leases that ran out, and the results whose time is over.
+-- workers together, the leases that ran out, the results whose time is over, and the wishes of the dead.
 -- The second is enough: no lease is shorter. If more than a page is left, the next claim goes on.
 CREATE FUNCTION tidy(now bigint) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = on
@@ -135,6 +135,8 @@ BEGIN
     INSERT INTO ready SELECT o.queue, false, o.rank, o.seq, o.id, o.fence FROM over o;
     GET DIAGNOSTICS moved = ROW_COUNT;
     PERFORM prune_results(page);
+    PERFORM forget(w.channel) FROM (
+      SELECT w.channel FROM waiter w WHERE is_dead(w.channel) LIMIT 100 FOR UPDATE SKIP LOCKED) w;
     UPDATE upkeep SET next_ms = CASE WHEN moved = page THEN now ELSE
       least(now + 1000, (SELECT min(l.expiry_ms) FROM lease l WHERE l.expiry_ms > now)) END;
   END IF;
@@ -177,11 +179,13 @@ BEGIN
   ON CONFLICT (channel) DO UPDATE SET queues = excluded.queues, armed = true;
 END $$;
 
--- await_ends: `me` wants to be rung at the end of these messages, and of no others.
+-- await_ends: `me` wants to be rung at the end of these messages, and of no others. It has a row among the
+-- waiters, by which it is forgotten when it is dead; who just forgets one that lives again is waited for.
 CREATE FUNCTION await_ends(me text, ids uuid[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
+  INSERT INTO waiter AS w VALUES (me, '{}', false) ON CONFLICT (channel) DO UPDATE SET armed = w.armed;
   DELETE FROM awaited a WHERE a.channel = me AND a.id <> ALL(ids);
   INSERT INTO awaited SELECT me, t FROM unnest(ids) t ON CONFLICT DO NOTHING;
 END $$;
