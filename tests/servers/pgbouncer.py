@@ -29,8 +29,6 @@ unix_socket_dir = {folder}
 auth_type = any
 pool_mode = transaction
 default_pool_size = {pooled}
-server_reset_query = DISCARD ALL
-server_reset_query_always = 1
 """
 
 

@@ -5,6 +5,7 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from dibs.brokers.contract import Applied, Held, Stale, Stored
@@ -39,6 +40,18 @@ def url(pooler: str) -> str:
 def test_a_pooler_that_takes_no_settings_is_said_with_the_way_out(url: str, opened: Open) -> None:
     with pytest.raises(BrokerRefused, match="add listen=no to the URL"):
         opened(at=url.removesuffix("&listen=no"))
+
+
+def test_making_the_schema_leaves_nothing_on_a_connection_of_the_poolers(
+    url: str, opened: Open, server: Server
+) -> None:
+    """Neither the lock nor its time limit: the next whom the pooler gives it to would have them."""
+    assert opened().created
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    with psycopg.connect(server.url("postgres")) as connection:
+        assert connection.execute(held).fetchone() == (0,)
+    with psycopg.connect(url.partition("&schema=")[0]) as connection:
+        assert connection.execute("SHOW lock_timeout").fetchone() == ("0",)
 
 
 def test_every_verb_answers_and_none_holds_a_connection_of_the_poolers(opened: Open) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from psycopg import Connection, Error, sql
+from psycopg import Connection, Error, IsolationLevel, sql
 
 from dibs.errors import BrokerRefused, SchemaTooNew
 from dibs.wires.libpq.session import Failed, meaning
@@ -41,9 +41,10 @@ def migrate(
         connection.autocommit = True
         found = _version(connection, schema)
         if found == 0 or (found < len(steps) and not only_new):
-            _lock(connection, schema)
-            # A transaction of its own, so that it sees what another process ran meanwhile.
+            # So that it sees what another process ran while it waited for its turn.
+            connection.isolation_level = IsolationLevel.READ_COMMITTED
             with connection.transaction():
+                _lock(connection, schema)
                 found = _version(connection, schema)
                 _run(connection, schema, found, steps)
     except Error as error:
@@ -67,21 +68,25 @@ def migrate(
 
 
 def _version(connection: Connection[Any], schema: str) -> int:
-    name = sql.Identifier(schema)
-    about = sql.SQL("{}.about()").format(name).as_string(connection)
-    if connection.execute("SELECT to_regprocedure(%s) IS NULL", (about,)).fetchone() == (True,):
+    # Read from the tables: to_regprocedure may answer what was so before the wait for one's turn.
+    there = (
+        "SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+        " WHERE n.nspname = %s AND p.proname = 'about' AND p.pronargs = 0"
+    )
+    if connection.execute(there, (schema,)).fetchone() is None:
         return 0
+    name = sql.Identifier(schema)
     row = connection.execute(sql.SQL("SELECT version FROM {}.about()").format(name)).fetchone()
     return int(row[0]) if row else 0
 
 
 def _lock(connection: Connection[Any], schema: str) -> None:
-    """Wait for one's turn, which ends with the connection.
+    """Wait for one's turn, which ends with the transaction: a pooler gives the connection away.
 
     The lock is of the database, for the schema may not be there yet.
     """
-    connection.execute("SET lock_timeout = '4s'")
-    connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (f"dibs {schema}",))
+    connection.execute("SET LOCAL lock_timeout = '4s'")
+    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"dibs {schema}",))
 
 
 def _run(connection: Connection[Any], schema: str, done: int, steps: Sequence[Step]) -> None:
