@@ -7,14 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from redis.connection import Connection
 from redis.sentinel import Sentinel
 
-from dibs.brokers.contract import Applied, Broker, Gone, Held, Stored, Unknown
+from dibs.brokers.contract import CALL_LIMIT_SECONDS, Applied, Broker, Gone, Held, Stored, Unknown
 from dibs.brokers.redis import RedisBroker, open_redis
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerUnavailable, PublishUnknown
@@ -202,6 +202,18 @@ def test_b45_after_a_failover_the_new_primary_is_found(own: RedisServer, tmp_pat
         finally:
             watching.kill()
             own.start()
+
+
+def test_rule_26_sentinels_that_say_nothing_hold_nobody_up() -> None:
+    """However many there are, and however patient the client is that knows them."""
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        sentinel = Sentinel([one.getsockname() for one in silent], socket_timeout=60)
+        client = stack.enter_context(sentinel.master_for("jobs"))
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="No master found for 'jobs'"):
+            open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+        assert time.monotonic() - began < CALL_LIMIT_SECONDS
 
 
 def test_a_call_that_a_signal_cut_short_leaves_no_answer_to_the_next(running: RedisServer) -> None:

@@ -7,12 +7,17 @@ Called by: the Redis broker's `open_url` and `open_redis`.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec import Struct
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection
+from redis.retry import Retry
+from redis.sentinel import SentinelConnectionPool
 
 from dibs.errors import OptionError, UrlError
 from dibs.spelling import did_you_mean
@@ -106,4 +111,31 @@ def address_in(client: Redis) -> Address:
     host, port = settings.get("host", "localhost"), settings.get("port", PORT)
     place = settings.get("path") or getattr(pool, "service_name", None) or f"{host}:{port}"
     shown = f"redis://{place}/{settings.get('db', 0)}"
-    return Address(shown, pool.connection_class, settings, client)
+    kind = pool.connection_class
+    if isinstance(pool, SentinelConnectionPool):
+        kind = partial(_connection_by_sentinels, pool)
+    return Address(shown, kind, settings, client)
+
+
+def _connection_by_sentinels(pool: SentinelConnectionPool, **settings: Any) -> Connecting:
+    """Return a connection that asks the sentinels within half of its time: each on a new one.
+
+    The clients in the pool would each take five seconds for it, and try again and again.
+    """
+    manager = copy(pool.sentinel_manager)
+    half = settings["socket_timeout"] / 2
+    share = half / (2 * len(manager.sentinels))  # of each, for the connection and for the answer
+    bounds = {
+        "socket_connect_timeout": share,
+        "socket_timeout": share,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    known = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
+    manager.sentinels = [
+        Redis(at["host"], at["port"], **{**manager.sentinel_kwargs, **bounds}) for at in known
+    ]
+    asking = copy(settings["connection_pool"])
+    asking.sentinel_manager = manager
+    own = {"socket_connect_timeout": half, "connection_pool": asking}
+    made: Connecting = pool.connection_class(**{**settings, **own})
+    return made
