@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,17 @@ def test_a_user_without_a_right_is_refused_and_not_waited_for(guarded: RedisServ
     url = f"redis://worker:{QUOTED}@127.0.0.1:{guarded.port}/0?prefix=another"
     with pytest.raises(BrokerRefused, match=r"NOPERM.*give it the rights"):
         open_broker(url, clock=SystemClock(), worker_id=os.urandom(16)).declare(["photos"])
+
+
+def test_a_user_without_its_channel_is_refused_before_the_first_claim(own: RedisServer) -> None:
+    """Whose claims would all be refused, for ever."""
+    with own.client() as client:
+        client.execute_command("ACL SETUSER", "deaf", "on", "nopass", "~dibs:*", "+@all")
+    url = f"redis://deaf:any@127.0.0.1:{own.port}/0?prefix=dibs"
+    with closing(open_broker(url, clock=SystemClock(), worker_id=os.urandom(16))) as broker:
+        broker.declare(["photos"])
+        with pytest.raises(BrokerRefused, match=r"NOPERM.*give it the rights"):
+            broker.bell()
 
 
 @pytest.mark.parametrize(

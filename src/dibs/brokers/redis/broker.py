@@ -149,6 +149,7 @@ class RedisBroker(contract.Broker):
         """Return a descriptor that stays, whatever becomes of the connection behind it."""
         if self._bell is None:
             self._bell = Bell(self._link.another(), self._waiter)
+            self._bell.hear()  # who lacks the right is refused here, where a worker ends
         return self._bell.fileno()
 
     def results(self, ids: Sequence[bytes]) -> list[Result | None]:
