@@ -275,6 +275,21 @@ def test_rule_23_another_transaction_that_holds_a_row_ends_in_busy(
     assert settle(broker, lease, Ack()) == Applied()
 
 
+def test_a_call_that_the_server_ended_is_not_told_as_a_lock(
+    opened: Open, sql: psycopg.Connection
+) -> None:
+    """Nobody holds anything: it took longer than the server is set to allow."""
+    broker = opened()
+    publish(broker, message())
+    lease = claim_one(broker)
+    slow = "BEGIN PERFORM pg_sleep(10); RETURN NULL; END"
+    sql.execute(f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ {slow} $$")
+    sql.execute("CREATE TRIGGER slow BEFORE DELETE ON lease EXECUTE FUNCTION slow()")
+    with bounded(), pytest.raises(BrokerBusy, match=r"57014.*the server is slow") as caught:
+        settle(broker, lease, Ack())
+    assert "another transaction" not in str(caught.value)
+
+
 def test_closing_is_stopped_by_no_transaction_that_holds_a_row(
     opened: Open, sql: psycopg.Connection
 ) -> None:

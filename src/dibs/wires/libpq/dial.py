@@ -17,7 +17,8 @@ from dibs.errors import UrlError
 from dibs.spelling import did_you_mean
 
 _SETTINGS = {
-    # Less than the client's own limit, so that the server's answer, a certain no, comes first.
+    # Less than the client's own limit, so that the server's answer, a certain no, comes first;
+    # but not where short leases make that shorter: then it is unknown what became of the call.
     "statement_timeout": "4500",
     "lock_timeout": "2000",
     "idle_in_transaction_session_timeout": "10000",

@@ -315,8 +315,10 @@ def meaning(failed: Failed, shown: str) -> BrokerError:
     state, text = failed.state, f"{shown}: {failed} ({failed.state})"
     if state[:2] == "53" and state != "53300":
         return BrokerFull(f"{text}: nothing was stored; make room on the server, then go on")
-    if state in {"55P03", "57014", "40001", "40P01"}:
+    if state in {"55P03", "40001", "40P01"}:
         return BrokerBusy(f"{text}: another transaction holds what this one needs")
+    if state == "57014":
+        return BrokerBusy(f"{text}: nothing of it took effect; the server is slow, or was told to")
     if state in {"42501", "3F000", "42P01", "42883"}:
         return BrokerRefused(
             f"{text}: grant this role what it needs (see docs/postgres.md), or let the owner of"
