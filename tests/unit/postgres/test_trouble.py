@@ -392,6 +392,9 @@ def test_the_level_is_what_the_server_is_set_to(opened: Open) -> None:
         ("postgresql://u:hunter2@h/d?listen=maybe", "`listen` is yes or no"),
         ("postgresql://u:hunter2@h/d?schema=a-b", "`schema` a plain name"),
         ("postgresql://u:hunter2@[h/d", "cannot be read"),
+        ("postgresql://u:hun?hunter2@h/d", "%3F for an @, / and [?]"),
+        ("postgresql://u:hun?hunter2=a@h/d", "%3F for an @, / and [?]"),
+        ("postgresql://u:hunter2/a@h/d", "%2F and %3F"),
         ("postgresql://u:hunter2@h:x/d", "invalid integer value"),
     ],
 )

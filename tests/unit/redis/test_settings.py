@@ -165,6 +165,9 @@ def test_a_user_without_its_channel_is_refused_before_the_first_claim(own: Redis
         ("redis://h?prefx=a", "did you mean `prefix`"),
         ("rediss://u:hunter2@h/0?ssl_cert_reqs=none", "no option `ssl_cert_reqs`"),
         ("redis://u:hunter2@h:port", "write redis://"),
+        ("redis://:12?hunter2@h/0", "with %23, %2F, %3F"),
+        ("redis://:12#hunter2@h/0", "with %23, %2F, %3F"),
+        ("redis://:12/hunter2@h/0", "with %23, %2F, %3F"),
     ],
 )
 def test_a_url_that_cannot_be_read_is_shown_without_its_secrets(url: str, word: str) -> None:
@@ -172,6 +175,7 @@ def test_a_url_that_cannot_be_read_is_shown_without_its_secrets(url: str, word: 
         open_broker(url, clock=SystemClock(), worker_id=b"1")
     assert word in str(caught.value)
     assert "hunter2" not in str(caught.value)
+    assert ":12" not in str(caught.value)
 
 
 @pytest.mark.parametrize("prefix", ["", "a b", "a*", "é", "x" * 101])

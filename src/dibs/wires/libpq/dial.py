@@ -35,6 +35,10 @@ _DEFAULTS = {
 _LISTS = ("host", "hostaddr", "port")
 """What names several hosts: lists of one length, but one port does for all."""
 SCHEMA = "dibs"
+_UNREADABLE = (
+    "a PostgreSQL URL cannot be read: write postgresql://user:password@host:5432/database,"
+    " with %40, %2F and %3F for an @, / and ? in a name or password"
+)
 _READY = {
     int(pq.PollingStatus.READING): select.POLLIN,
     int(pq.PollingStatus.WRITING): select.POLLOUT,
@@ -75,17 +79,17 @@ def address(url: str) -> Address:
     ours = {"schema": SCHEMA, "listen": "yes"}
     theirs = [(name, value) for name, value in given if name not in ours]
     keywords = [default.keyword.decode() for default in pq.Conninfo.get_defaults()]
-    for name, _ in theirs:
-        if name not in keywords:
-            guess = did_you_mean(name, (*ours, *keywords))
-            raise UrlError(f"a PostgreSQL URL has no option `{name}`{guess}")
+    unknown = [name for name, _ in theirs if name not in keywords]
+    path = place.partition("://")[2].partition("/")[2]
+    if "@" in path or (unknown and "@" in query):
+        raise UrlError(_UNREADABLE)  # it may be a password: nothing of it is shown
+    if unknown:
+        guess = did_you_mean(unknown[0], (*ours, *keywords))
+        raise UrlError(f"a PostgreSQL URL has no option `{unknown[0]}`{guess}")
     try:
         read = conninfo.conninfo_to_dict(f"{place}?{urlencode(theirs)}" if theirs else place)
     except ProgrammingError:
-        raise UrlError(
-            "a PostgreSQL URL cannot be read: write postgresql://user:password@host:5432/database,"
-            " with %40 for an @ in a name or password"
-        ) from None
+        raise UrlError(_UNREADABLE) from None
     ours |= {name: value for name, value in given if name in ours}
     if ours["listen"] not in {"yes", "no"} or not ours["schema"].isidentifier():
         raise UrlError("of a PostgreSQL URL, `listen` is yes or no, and `schema` a plain name")

@@ -23,6 +23,7 @@ from dibs.errors import OptionError, UrlError
 from dibs.spelling import did_you_mean
 
 FORM = "[user:password@]host[:port][/number of the database][?prefix=dibs]"
+ESCAPED = "with %23, %2F, %3F and %40 for a #, /, ? and @ in a name or password"
 PORT = 6379
 PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -73,10 +74,12 @@ def address_of(url: str, options: Mapping[str, str]) -> tuple[Address, dict[str,
     secure = scheme in ("rediss", "valkeys")
     try:
         parts = urlsplit(url)
+        if "@" in rest.removeprefix(parts.netloc):
+            raise ValueError  # of a password that was not escaped, what follows a / ? or #
         place = (parts.hostname or "localhost", parts.port or PORT, int(parts.path[1:] or 0))
     except ValueError:
         shown = f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else url
-        raise UrlError(f"{shown.partition('?')[0]}: write {scheme}://{FORM}") from None
+        raise UrlError(f"{shown.partition('?')[0]}: write {scheme}://{FORM}, {ESCAPED}") from None
     host, port, number = place
     shown = f"{scheme}://{host}:{port}/{number}"
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
