@@ -4,9 +4,10 @@ import asyncio
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -20,7 +21,7 @@ from dibs.brokers.contract import Duplicate, Published, Stored, Unknown
 from dibs.brokers.memory import open_memory
 from dibs.brokers.url import open_broker
 from dibs.clock import SystemClock
-from dibs.errors import BrokerBusy, BrokerFull, BrokerUnavailable, PublishUnknown
+from dibs.errors import BrokerBusy, BrokerFull, BrokerUnavailable, OptionError, PublishUnknown
 from dibs.message import Message
 from dibs.producer.door import Door, Waiter
 from dibs.producer.handle import Handle
@@ -121,7 +122,9 @@ class Callers:
     def __init__(self, door: Door | Producer, numbers: Sequence[int]) -> None:
         self.outcomes: dict[int, object] = {}
         self._door = door
-        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in numbers]
+        self._threads = [
+            threading.Thread(target=self._call, args=(n,), daemon=True) for n in numbers
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -143,6 +146,17 @@ def waiting(door: Door, how_many: int) -> None:
     done = threading.Event()
     while len(door._waiting) < how_many:
         done.wait(0.001)
+
+
+@contextmanager
+def interpreter_kept() -> Iterator[None]:
+    """No thread has the interpreter taken away meanwhile: who is woken only runs when it waits."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1_000)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
 
 
 def occupied(scripted: Scripted, *later: Act) -> tuple[Door, Gate, Callers]:
@@ -180,6 +194,46 @@ def test_many_threads_lose_nothing_and_share_commits(app: App) -> None:
         thread.join(PATIENCE)
     assert len(set(keys)) == 800
     assert len(set(texts(app))) == 800
+
+
+class Queueing:
+    """Stores a batch when others have gone to sleep at the door."""
+
+    def __init__(self, door: Door, numbers: Sequence[int], then: Act) -> None:
+        self.callers: Callers | None = None
+        self._door, self._numbers, self._then = door, numbers, then
+
+    def __call__(self, messages: Sequence[Message]) -> list[Published]:
+        callers = Callers(self._door, self._numbers)
+        waiting(self._door, len(self._numbers))
+        self.callers = callers
+        return self._then(messages)
+
+
+def test_one_who_waits_gets_through_between_the_batches_of_a_stream() -> None:
+    """The stream is in again before the thread it woke has the interpreter."""
+    scripted = Scripted("stream")
+    door = door_to(scripted)
+    queueing = Queueing(door, [1], scripted.broker.publish)
+    scripted.script = [queueing]
+    with interpreter_kept():
+        for number in [0, 2, 3]:
+            door.publish_batch([message(number)])
+    assert queueing.callers is not None
+    assert queueing.callers.join() == {1: message(1).id}
+    assert scripted.batches == [[message(number).id] for number in range(4)]
+
+
+def test_what_another_thread_waits_for_does_not_fail_the_one_who_takes_it_along() -> None:
+    scripted = Scripted("spared")
+    door = door_to(scripted)
+    queueing = Queueing(door, [1], scripted.broker.publish)
+    scripted.script = [queueing, raising(OptionError("of the other"))]
+    with interpreter_kept():
+        door.publish_batch([message(0)])
+        assert door.publish_batch([message(2)]) == [message(2).id]
+    assert queueing.callers is not None
+    assert queueing.callers.join() == {1: message(1).id}
 
 
 def test_an_error_is_told_to_each_whose_message_it_met() -> None:
@@ -461,7 +515,6 @@ def test_a_child_of_a_broker_in_memory_is_told_that_nobody_would_see_its_jobs() 
 
 def test_what_is_on_its_way_at_exit_is_stored_and_the_broker_closed(tmp_path: Path) -> None:
     import subprocess
-    import sys
 
     program = (
         "from dibs import App\n"

@@ -125,6 +125,11 @@ class Door:
         try:
             self._lock.acquire()
             self._inside = me
+            if self._waiting:
+                # A thread that comes back at once is in before those it woke can look: for them
+                # it would be shut for as long as that goes on.
+                with suppress(Exception):  # whoever of them is in next meets it, not this caller
+                    self._publish_waiting()
             answer = work(*args, **kwargs)
             self._leave()
         except BaseException:
