@@ -561,6 +561,26 @@ def test_interrupted_at_any_step_a_batch_leaves_the_door_open() -> None:
         assert other.join() == {1_000 + number: message(1_000 + number).id}
 
 
+def test_interrupted_at_any_step_a_thread_leaves_nobody_waiting_whom_it_took_along() -> None:
+    scripted = Scripted("along")
+    door = door_to(scripted)
+    queueing: Queueing | None = None
+
+    def others_wait() -> bool:
+        return queueing is not None and queueing.callers is not None
+
+    for step, interrupt in enumerate(each_step("producer/door.py", others_wait)):
+        ours, *theirs = range(4 * step, 4 * step + 4)
+        queueing = Queueing(door, theirs[:2], scripted.broker.publish)
+        scripted.script = [queueing]
+        with interpreter_kept(), interrupt:
+            door.publish_batch([message(ours)])
+            door.publish_batch([message(theirs[2])])
+        assert queueing.callers is not None
+        assert queueing.callers.join() == {n: message(n).id for n in theirs[:2]}, step
+        assert not door._waiting, f"interrupted at step {step}"
+
+
 def test_interrupted_at_any_moment_an_enqueue_leaves_the_door_open(tmp_path: Path) -> None:
     """A signal's handler may raise right after the door was taken: others must still get in."""
     app = App(f"memory://{tmp_path}")

@@ -138,25 +138,30 @@ class Door:
         return answer
 
     def _publish_waiting(self) -> None:
-        waiting, size = self._waiting, 0
-        batch: list[Waiter] = []
-        while waiting and len(batch) < BATCH_MESSAGES and size < BATCH_BYTES:
-            batch.append(waiting[0])
-            size += len(waiting.popleft().message.args)
+        batch = self._first_in_line()
         try:
             verdicts = self._handle.publish([waiter.message for waiter in batch])
             for waiter, verdict in zip(batch, verdicts, strict=True):
                 waiter.verdict = verdict
-                waiter.wake()
         except BrokerError as error:
             for waiter in batch:
                 waiter.verdict = error
-                waiter.wake()
-        except BaseException:
+        finally:
             # Ctrl-C in this thread is not the others' affair. If their messages were stored all
             # the same, whoever publishes them again is told so: the ids are the same.
-            waiting.extendleft(waiter for waiter in reversed(batch) if waiter.verdict is None)
-            raise
+            self._tell()
+
+    def _first_in_line(self) -> list[Waiter]:
+        """Return a trip's worth of who waits. They stay in line until they have a verdict."""
+        batch: list[Waiter] = []
+        size = 0
+        for waiter in list(self._waiting):
+            if len(batch) == BATCH_MESSAGES or size >= BATCH_BYTES:
+                break
+            if waiter.verdict is None:
+                batch.append(waiter)
+                size += len(waiter.message.args)
+        return batch
 
     def _leave(self) -> None:
         """Let the next one in."""
@@ -173,8 +178,19 @@ class Door:
             self._lock.release()
         self._wake_next()
 
+    def _tell(self) -> None:
+        """Wake all who have a verdict, and let them out of the line."""
+        for waiter in list(self._waiting):
+            if waiter.verdict is None:
+                break
+            waiter.wake()  # while it is in the line: an interruption between loses nobody
+            with suppress(ValueError):  # it was interrupted, or another thread is here too
+                self._waiting.remove(waiter)
+
     def _wake_next(self) -> None:
-        with suppress(IndexError):  # nobody, or another thread took it along just now
+        """Wake the first who has no verdict: the door is free."""
+        self._tell()  # once more: it may have been interrupted
+        with suppress(IndexError):
             self._waiting[0].wake()
 
 
