@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -21,13 +21,14 @@ from dibs.brokers.contract import Duplicate, Published, Stored, Unknown
 from dibs.brokers.memory import open_memory
 from dibs.brokers.url import open_broker
 from dibs.clock import SystemClock
+from dibs.delivery import BoundCall
 from dibs.errors import BrokerBusy, BrokerFull, BrokerUnavailable, OptionError, PublishUnknown
 from dibs.message import Message
 from dibs.producer.door import Door, Waiter
 from dibs.producer.handle import Handle
 from dibs.producer.ids import as_text
 from dibs.producer.producer import Producer
-from dibs.producer.publisher import RESOLVED_AT_ONCE, Answering
+from dibs.producer.publisher import RESOLVED_AT_ONCE, Answering, Publisher
 from tests.unit.alarm import raising_alarm
 from tests.unit.steps import each_step
 
@@ -149,14 +150,23 @@ def waiting(door: Door, how_many: int) -> None:
 
 
 @contextmanager
-def interpreter_kept() -> Iterator[None]:
-    """No thread has the interpreter taken away meanwhile: who is woken only runs when it waits."""
+def switching_after(seconds: float) -> Iterator[None]:
     usual = sys.getswitchinterval()
-    sys.setswitchinterval(1_000)
+    sys.setswitchinterval(seconds)
     try:
         yield
     finally:
         sys.setswitchinterval(usual)
+
+
+def interpreter_kept() -> AbstractContextManager[None]:
+    """No thread has the interpreter taken away meanwhile: who is woken only runs when it waits."""
+    return switching_after(1_000)
+
+
+def interpreter_given_away() -> AbstractContextManager[None]:
+    """Threads take turns as often as they can: between any two steps."""
+    return switching_after(0.000_001)
 
 
 def occupied(scripted: Scripted, *later: Act) -> tuple[Door, Gate, Callers]:
@@ -444,6 +454,77 @@ def test_several_event_loops_and_threads_go_through_one_door(app: App) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert len(set(texts(app))) == 3_300
+
+
+@pytest.mark.parametrize("going_on", ["closed", "redirected"])
+def test_a_stream_goes_on_when_its_app_is_closed_or_redirected(
+    app: App, tmp_path: Path, going_on: str
+) -> None:
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+
+    def calls() -> Iterator[BoundCall]:
+        for number in range(5_000):
+            if number == 2_500:
+                app.close() if going_on == "closed" else app.redirect(elsewhere)
+            yield task_of(app).bind(str(number))
+
+    stored: list[int] = []
+    thread = threading.Thread(target=lambda: stored.append(app.enqueue_many(calls())), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert stored == [5_000]
+    there = [] if going_on == "closed" else texts(app)
+    app.redirect(f"sqlite:///{tmp_path}/producer.db")
+    assert [*texts(app), *there] == [b'{"text":"%d"}' % number for number in range(5_000)]
+
+
+def test_what_a_coroutine_enqueues_while_its_app_is_closed_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = App("memory://closing")
+    task = app.task(note)
+    publish = Publisher.publish
+    closers: list[threading.Thread] = []
+
+    def closed_meanwhile(publisher: Publisher, message: Message) -> "asyncio.Future[bytes]":
+        closers.append(threading.Thread(target=app.close))
+        closers[-1].start()
+        return publish(publisher, message)
+
+    monkeypatch.setattr(Publisher, "publish", closed_meanwhile)
+
+    async def enqueue() -> None:
+        async with asyncio.timeout(PATIENCE):
+            for number in range(200):
+                await task.aenqueue(str(number))
+
+    with interpreter_kept():  # or whoever closes is not at it yet
+        asyncio.run(enqueue())
+    for closer in closers:
+        closer.join(PATIENCE)
+    app.close()
+
+
+def test_threads_that_stream_for_the_first_time_share_one_publisher() -> None:
+    for number in range(50):
+        app = App(f"memory://first-{number}")
+        call = app.task(note).bind("x")
+        start = threading.Barrier(4)
+
+        def stream(
+            app: App = app, call: BoundCall = call, start: threading.Barrier = start
+        ) -> None:
+            start.wait()
+            app.enqueue_many([call])
+
+        threads = [threading.Thread(target=stream) for _ in range(4)]
+        with interpreter_given_away():
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+        app.close()
+        assert "dibs-publisher" not in {thread.name for thread in threading.enumerate()}
 
 
 def in_child(work: Callable[[], object]) -> None:

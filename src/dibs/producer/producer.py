@@ -53,7 +53,9 @@ class Producer:
         self._door = Door(self._handle)
         self._publisher: Publisher | None = None
         self._watcher: Watcher | None = None
-        self._watching = threading.Lock()
+        # The publisher and the watcher are made, asked and given up within it: two threads share
+        # one, and none that was given up is asked. A signal's handler may enter it once more.
+        self._helpers = threading.RLock()
         _producers.add(self)
 
     @property
@@ -96,13 +98,15 @@ class Producer:
         """Return what the running event loop waits for until a message is stored."""
         if _Process.importing:
             raise _enqueued_while_importing()
-        return (self._publisher or self._started()).publish(message)
+        with self._helpers:
+            return (self._publisher or self._started()).publish(message)
 
     def publish_many(self, batches: Iterable[Sequence[Message]]) -> int:
         """Store batches of messages, one while the next is made; return how many are new."""
         if _Process.importing:
             raise _enqueued_while_importing()
-        stream = (self._publisher or self._started()).stream()
+        with self._helpers:
+            stream = (self._publisher or self._started()).stream()
         try:
             for batch in batches:
                 stream.send(batch)
@@ -127,7 +131,7 @@ class Producer:
             raise OptionError(
                 f"`timeout` is {timeout!r}: give seconds from 0 on, or None for as long as it takes"
             )
-        with self._watching:  # two threads that wait for the first time must share one watcher
+        with self._helpers:
             if self._watcher is None:
                 from dibs.producer.watcher import Watcher  # most programs never wait
 
@@ -140,11 +144,11 @@ class Producer:
 
     def close(self) -> None:
         """Finish what is on its way, and close the broker; publishing opens it again."""
-        publisher, self._publisher = self._publisher, None
+        with self._helpers:
+            publisher, self._publisher = self._publisher, None
+            watcher, self._watcher = self._watcher, None
         if publisher is not None:
             publisher.stop()
-        with self._watching:
-            watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.stop()
         self._door.close()
@@ -152,7 +156,7 @@ class Producer:
     def renew(self) -> None:
         """Become a producer of its own in a forked child."""
         self._publisher = None
-        self._watching = threading.Lock()
+        self._helpers = threading.RLock()
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.drop()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from operator import eq
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from dibs.alike import ids_of
 from dibs.errors import BrokerError, DibsError
@@ -43,12 +43,16 @@ class Publisher:
         self._asked: deque[tuple[Message, Future[bytes]]] = deque()
         self._called = False
         self._answering: Answering | None = None
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="dibs-publisher", daemon=True)
         self._thread.start()
 
     def publish(self, message: Message) -> "Future[bytes]":
-        """Return what the running event loop waits for until `message` is stored."""
+        """Return what the running event loop waits for until `message` is stored.
+
+        Not to be called once it is to stop.
+        """
         future: Future[bytes] = get_running_loop().create_future()
         self._asked.append((message, future))
         if not self._called:
@@ -58,16 +62,30 @@ class Publisher:
 
     def stream(self) -> "Stream":
         """Return a way for one caller's batches."""
-        return Stream(self._door, self._calls.put)
+        return Stream(self._door, self._call)
 
     def stop(self) -> None:
-        """End the thread when all that was asked for is done."""
-        self._calls.put(None)
+        """End the thread when all that was asked for is done; a stream goes on without it."""
+        self._ended = True
+        self._calls.put(_look_up)
         self._thread.join(JOIN_SECONDS)
 
+    def _call(self, work: Callable[[], None]) -> None:
+        """Have the thread do something; once it has ended, do it here."""
+        self._calls.put(work)
+        if self._ended:
+            self._thread.join()  # what came before is done first
+            self._do_rest()
+
+    def _do_rest(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._calls.get_nowait()()
+
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
+        while not self._ended:
+            self._calls.get()()
+        self._do_rest()
         while self._asked:  # what was asked for before the end is on its way
             self._publish_asked()
 
@@ -92,6 +110,10 @@ class Publisher:
             if self._answering is None or self._answering.loop is not loop:
                 self._answering = Answering(loop)  # a program has one loop at a time, mostly
             self._answering.send(answers)
+
+
+def _look_up() -> None:
+    """What the thread is called for when all that it should see is that it is to end."""
 
 
 class Answering:
@@ -171,8 +193,8 @@ class Stream:
     def send(self, messages: Sequence[Message]) -> None:
         """Send a batch; wait for an earlier one if too many are unfinished, and raise its error."""
         batch = Batch(messages)
-        self._batches.append(batch)
         self._call(partial(self._store, batch))
+        self._batches.append(batch)  # not before: interrupted between, it would be waited for
         if len(self._batches) > ON_THE_WAY:
             self._wait_for_one()
 
