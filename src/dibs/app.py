@@ -207,6 +207,7 @@ class App:
 
         Raises:
             DibsError: as `enqueue`. What was read before is stored, and the text says how many.
+            Exception: as reading `calls` does, with a note that says how many are stored.
         """
         return self._producer.publish_many(batches(calls, self._producer))
 

@@ -17,12 +17,13 @@ from dibs.errors import (
     ArgumentError,
     BrokerUnavailable,
     EnqueueWhileImporting,
+    JobFailed,
     OptionError,
     PayloadTooLarge,
     TaskNotFound,
     UrlError,
 )
-from dibs.message import Message
+from dibs.message import Error, Message
 from dibs.producer.producer import importing
 
 
@@ -153,17 +154,28 @@ def test_an_error_in_many_stops_and_says_how_many_are_stored(app: App) -> None:
             yield task.bind(str(n))
         yield task.bind(5)  # type: ignore[arg-type]
 
-    with pytest.raises(ArgumentError, match="got `int`; 2,500 jobs stored before that"):
+    with pytest.raises(ArgumentError, match="got `int`") as refused:
         app.enqueue_many(calls())
+    assert refused.value.__notes__ == ["2,500 jobs stored before that"]
+
+    assert len(stored(app)) == 2_500
+
+
+@pytest.mark.parametrize(
+    "mine", [ZeroDivisionError("mine"), JobFailed("mine", "max_attempts", Error("OSError", "x"))]
+)
+def test_an_exception_of_the_callers_own_stays_what_it_is(app: App, mine: Exception) -> None:
+    task = app.task(resize)
 
     def broken():
         yield task.bind("one")
-        raise ZeroDivisionError("mine")
+        raise mine
 
-    with pytest.raises(ZeroDivisionError) as caught:
+    with pytest.raises(type(mine)) as caught:
         app.enqueue_many(broken())
-    assert caught.value.__notes__ == ["1 job stored before that"]
-    assert len(stored(app)) == 2_501
+    assert caught.value is mine
+    assert mine.__notes__ == ["1 job stored before that"]
+    assert len(stored(app)) == 1
 
 
 def test_a_bound_call_is_a_job_each_time_that_it_is_enqueued(app: App) -> None:

@@ -114,7 +114,7 @@ class Producer:
         except BaseException as error:
             stream.abandon()
             how_many = f"{counted(stream.stored, 'job')} stored before that"
-            if isinstance(error, DibsError):
+            if error is stream.error and isinstance(error, DibsError):
                 raise type(error)(f"{error}; {how_many}") from error
             error.add_note(how_many)
             raise

@@ -181,6 +181,7 @@ class Stream:
 
     Attributes:
         stored: how many jobs are new, of the batches that were waited for.
+        error: of the first batch that failed.
     """
 
     def __init__(self, door: Door, call: Callable[[Callable[[], None]], None]) -> None:
@@ -188,7 +189,7 @@ class Stream:
         self._door = door
         self._call = call
         self._batches: deque[Batch] = deque()
-        self._failed = False
+        self.error: BaseException | None = None
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send a batch; wait for an earlier one if too many are unfinished, and raise its error."""
@@ -220,10 +221,10 @@ class Stream:
 
     def _store(self, batch: Batch) -> None:
         try:
-            if not self._failed:
+            if self.error is None:
                 batch.answer(self._door.publish_batch(batch.messages))
         except BaseException as error:
             batch.error = error
         finally:
-            self._failed = self._failed or batch.error is not None
+            self.error = self.error or batch.error
             batch.settle()
