@@ -74,11 +74,21 @@ class Database:
         except apsw.Error as error:
             raise self._translated(error) from error
         drop_in_child(self)
-        self._place = self._found()
-        if is_new:
-            self._create()
-        self.run("set")
-        self.verify()
+        with self.closed_if_refused():
+            self._place = self._found()
+            if is_new:
+                self._create()
+            self.run("set")
+            self.verify()
+
+    @contextlib.contextmanager
+    def closed_if_refused(self) -> Iterator[None]:
+        """Do within it what opening takes: if that raises, nobody will close the file."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, statement: str, *values: Any, **named: Any) -> list[Any]:
         """Run a statement of the `.sql` files and return its rows."""

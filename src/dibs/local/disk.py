@@ -36,7 +36,11 @@ def open_private(path: Path, flags: int = 0) -> int:
     """Open a side file for reading and writing, 0600 whatever the umask."""
     wanted = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags
     fd = os.open(path, wanted, 0o600)
-    os.fchmod(fd, 0o600)
+    try:
+        os.fchmod(fd, 0o600)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

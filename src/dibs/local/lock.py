@@ -32,7 +32,11 @@ class WriteLock:
     def __init__(self, path: Path) -> None:
         self._name = path.name
         self._lock = open_private(beside(path, "-lock"))
-        self._turn = open_private(beside(path, "-turn"))
+        try:
+            self._turn = open_private(beside(path, "-turn"))
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._files: tuple[int, ...] = (self._lock, self._turn)
         self._mutex = threading.Lock()
         self._asked = threading.Semaphore(0)

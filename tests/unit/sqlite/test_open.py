@@ -13,7 +13,14 @@ import apsw
 import pytest
 
 from dibs.brokers.sqlite import SqliteBroker, open_sqlite
-from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, SchemaTooNew
+from dibs.errors import (
+    BrokerBusy,
+    BrokerError,
+    BrokerFull,
+    BrokerRefused,
+    BrokerUnavailable,
+    SchemaTooNew,
+)
 from dibs.local import disk
 from dibs.testing import ManualClock
 from dibs.testing.making import claim, claim_one, message, publish
@@ -171,6 +178,66 @@ def test_a_place_that_cannot_be_is_named_once_with_the_way_out(path: Path, name:
     assert "Errno" not in said
     if name not in ("lock", "log"):
         assert sorted(path.parent.iterdir()) == before, "nothing was made"
+
+
+def other_settings(path: Path, _: pytest.MonkeyPatch) -> None:
+    other = apsw.Connection(str(path))
+    other.pragma("journal_mode", "delete")
+    other.close()
+
+
+def no_turn(path: Path, _: pytest.MonkeyPatch) -> None:
+    turn = path.with_name("photos.db-turn")
+    turn.unlink()
+    turn.mkdir()
+
+
+def somebody_elses_lock(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", forbidden)
+
+
+def locked_by_another_program(path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """At the first write: the machine was started anew."""
+    monkeypatch.setattr("dibs.local.database.BUSY_SHARE", 0.001)
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
+    return other
+
+
+Refusal = tuple[Callable[[Path, pytest.MonkeyPatch], object], type[BrokerError]]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (other_settings, BrokerRefused),
+        (no_turn, BrokerUnavailable),
+        (somebody_elses_lock, BrokerUnavailable),
+        (locked_by_another_program, BrokerBusy),
+    ],
+)
+def test_a_file_that_is_refused_leaves_nothing_open(
+    open_broker: Open,
+    path: Path,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: Refusal,
+) -> None:
+    spoil, kind = refusal
+    open_broker().close()
+    clock.reboot()
+    held = spoil(path, monkeypatch)
+    counts: list[int] = []
+    for _ in range(4):
+        with pytest.raises(kind):
+            open_broker()
+        counts.append(len(os.listdir("/dev/fd")))
+    # SQLite itself keeps the first of a file that another connection has locked, for the next.
+    assert counts == counts[:1] * 4
+    del held
 
 
 def test_a_link_to_a_file_that_is_not_there_yet_makes_it_where_it_leads(path: Path) -> None:

@@ -53,9 +53,9 @@ class SqliteBroker(contract.Broker):
         self._horizon = 0
         self.url = f"sqlite:///{self._db.path}"
         self.created = self._db.created
-        boot = clock.boot_id()
-        if self._run("boot") != [(boot,)]:
-            self._db.write(lambda: self._run("another_boot", boot=boot))
+        with self._db.closed_if_refused():
+            if self._run("boot") != [(boot := clock.boot_id(),)]:
+                self._db.write(partial(self._run, "another_boot", boot=boot))
 
     def declare(self, queues: Sequence[str]) -> None:
         """Note the queues' names, and check the file's settings again."""
