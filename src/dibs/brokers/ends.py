@@ -4,14 +4,15 @@ Must never: read a clock, or know a store. Called by: adapters.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import astuple
 
 from dibs.brokers.capabilities import MAX_DURATION_MS
-from dibs.brokers.contract import ATTEMPTS_KEPT
+from dibs.brokers.contract import ATTEMPTS_KEPT, UNKNOWN, Settled
+from dibs.errors import BrokerError
 from dibs.message import Ack, DeadLetter, Lease, Nack, Release, Settlement
 
 
@@ -86,3 +87,24 @@ def other_end(lease: Lease, outcome: Nack | DeadLetter | Release, now_ms: int) -
         "reason": outcome.reason if isinstance(outcome, DeadLetter) else None,
         "kept": ATTEMPTS_KEPT,
     }
+
+
+def in_parts(
+    settlements: Sequence[Settlement],
+    how_many: Callable[[], int],
+    settle: Callable[[Sequence[Settlement]], list[Settled]],
+) -> list[Settled]:
+    """Settle so many at a time; when a part fails, it and what follows are unknown.
+
+    Raises:
+        BrokerError: the first part failed, so nothing was settled.
+    """
+    answers: list[Settled] = []
+    while len(answers) < len(settlements):
+        try:
+            answers += settle(settlements[len(answers) : len(answers) + how_many()])
+        except BrokerError:
+            if not answers:
+                raise
+            answers += [UNKNOWN] * (len(settlements) - len(answers))
+    return answers

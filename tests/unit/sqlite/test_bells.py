@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from dibs.brokers.contract import APPLIED, UNKNOWN
 from dibs.brokers.sqlite import SqliteBroker
+from dibs.brokers.sqlite.broker import SHARED_BATCH
 from dibs.errors import BrokerBusy, BrokerError
 from dibs.local import bells
 from dibs.local.bells import Bells
-from dibs.message import Ack, Lease, Result
+from dibs.local.lock import WriteLock
+from dibs.message import Ack, Lease, Release, Result, Settlement
 from dibs.testing.making import claim, claim_one, ids, message, messages, publish, settle
 from tests.unit.sqlite.children import child, hang_up, wait_for_end, wait_for_work
 from tests.unit.sqlite.conftest import Open, is_queued
@@ -125,6 +128,32 @@ def test_a_ring_that_a_look_for_results_drains_is_owed_to_the_next_claim(
         (found,) = seen
         assert isinstance(found, Future)
         assert len(found.result(10)) == 1
+
+
+def test_settlements_that_break_off_are_answered_and_rung_for_as_far_as_they_came(
+    open_broker: Open, path: Path
+) -> None:
+    broker, other = open_broker(), WriteLock(path)
+    publish(broker, *messages(SHARED_BATCH + 100))
+    ends = [Settlement(lease, Release(0)) for lease in claim(broker, limit=1_000)]
+    waiter = waiting(open_broker(), "photos")
+    broker._db.hurry(0.1)
+    broker._db.contended = True
+    with ThreadPoolExecutor(1) as aside:
+
+        def take_it_next() -> Future[None]:
+            taken = aside.submit(other.acquire, 60)
+            until(lambda: is_queued(path), "it waits for the lock")
+            return taken
+
+        with at_the_commit(broker, take_it_next):
+            answers = broker.settle(ends)
+    assert answers == [APPLIED] * SHARED_BATCH + [UNKNOWN] * 100
+    assert rung(waiter)
+    with pytest.raises(BrokerBusy):
+        broker.settle(ends[SHARED_BATCH:])
+    other.close()
+    assert broker.settle(ends[SHARED_BATCH:]) == [APPLIED] * 100
 
 
 def test_a_claim_of_nothing_passes_on_a_ring_for_what_is_not_committed(open_broker: Open) -> None:

@@ -18,7 +18,7 @@ from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import APPLIED, STORED, UNKNOWN
-from dibs.brokers.ends import Acks, acks_of, other_end
+from dibs.brokers.ends import Acks, acks_of, in_parts, other_end
 from dibs.brokers.sqlite.inspector import SqliteInspector, result_of
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, PublishUnknown
@@ -221,9 +221,7 @@ class SqliteBroker(contract.Broker):
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases: acknowledgements together, everything else one by one."""
-        answers: list[contract.Settled] = []
-        while len(answers) < len(settlements):
-            answers += self._settled(settlements[len(answers) : len(answers) + self._at_once])
+        answers = in_parts(settlements, lambda: self._at_once, self._settled)
         self._bells.ring({s.lease.message.queue for s in settlements if type(s.outcome) is not Ack})
         over = (s for s in settlements if type(s.outcome) in {Ack, DeadLetter})
         self._bells.ring_ends(s.lease.message.id for s in over)
