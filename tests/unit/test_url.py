@@ -53,6 +53,29 @@ def test_a_scheme_that_has_no_adapter_is_refused() -> None:
     assert "`memory://name`" in refusal("memory:x")
 
 
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("postgresql:/user:hunter2@h/db", "***@h/db: write `postgresql://...`"),
+        ("redis:user:hunter2@h", "***@h: write `redis://...`"),
+        ("amqp//user:hunter2@h", "***@h: write `amqp://...`"),
+        ("redis:/hunter2@h", "***@h: write `redis://...`"),
+        ("redis", "redis: write `redis://...`"),
+        ("reddis:/u:hunter2@h", "***@h: there is no broker `reddis`; did you mean `redis` or"),
+    ],
+)
+def test_what_is_not_quite_a_url_is_shown_the_right_form_without_its_password(
+    url: str, text: str
+) -> None:
+    assert refusal(url).startswith(text)
+
+
+def test_what_comes_before_a_colon_is_called_a_broker_only_if_it_can_be_one() -> None:
+    assert "hunter2" not in refusal("user:hunter2@h:1")
+    assert refusal("hunter2@h:1").startswith("***@h:1 is no broker's URL")
+    assert refusal("://hunter2@h:1").startswith("://***@h:1 is no broker's URL")
+
+
 def test_what_is_offered_instead_can_be_used() -> None:
     for scheme in ("kafka", "amqq", "postgre", "sqlit", "sq"):
         _, _, offered = refusal(f"{scheme}://host").partition(f"there is no broker `{scheme}`")
@@ -72,6 +95,13 @@ def test_what_is_offered_instead_can_be_used() -> None:
         ("sqs://q?t%6fken=hunter2", "sqs://q?t%6fken=***"),
         ("host=x password=hunter2 dbname=y", "host=x password=*** dbname=y"),
         ("sqlite:////srv/a@b/c.db", "sqlite:////srv/a@b/c.db"),
+        ("/srv/a@b/c.db", "/srv/a@b/c.db"),
+        ("../a@b/c.db", "../a@b/c.db"),
+        ("postgresql:/user:hunter2@h/db", "***@h/db"),
+        ("user:hunter2@h", "***@h"),
+        ("hunter2@h:1", "***@h:1"),
+        ("//hunter2@h", "***@h"),
+        ("redis:/u:hunter2://x@h", "***@h"),
     ],
 )
 def test_secrets_are_not_shown(url: str, shown: str) -> None:

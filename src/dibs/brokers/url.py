@@ -39,6 +39,8 @@ SERVERS: dict[str, Server] = {
 }
 """By scheme."""
 
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
+_PATH = r"\.{0,2}/(?!/)[^:]*"
 _PAIR = r"(?<![^&;?\s])([^=&;?\s]*)=[^&;\s]*"
 """A parameter, from where one can begin: so a text of any length is read once."""
 _SECRET = ("%", "auth", "cred", "key", "pass", "pwd", "secret", "sign", "token")
@@ -102,12 +104,14 @@ def absolute(url: str) -> str:
 def redact(url: object) -> str:
     """Return `url` as it may be shown and logged: without passwords and tokens. Never raises."""
     text = re.sub(_PAIR, _without_secret, str(url))
-    scheme, separator, rest = text.partition("://")
+    before, at, after = text.rpartition("@")
+    scheme = text.partition(":")[0]
     # A path may have an @, and a file no password. A password may have an @ or a / that nobody
-    # escaped, so all that could be a part of it is hidden.
-    if not separator or scheme in LOCAL or "@" not in rest:
+    # escaped, so all that could be a part of it is hidden; also of what is not quite a URL.
+    if not at or scheme in LOCAL or re.fullmatch(_PATH, before):
         return text
-    return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    start = f"{scheme}://"
+    return f"{start if before.startswith(start) else ''}***@{after}"
 
 
 def _without_secret(pair: re.Match[str]) -> str:
@@ -116,9 +120,12 @@ def _without_secret(pair: re.Match[str]) -> str:
 
 
 def _unreadable(url: str) -> str:
-    scheme = url.partition(":")[0]
+    scheme, _, rest = url.partition(":")
     shown = redact(url) or "an empty text"
-    if scheme == url or "/" in scheme or "\\" in scheme or url.partition(":")[2].startswith("\\"):
+    meant = re.match(r"(\w+)(?::|//|$)", url)
+    if meant and meant[1] in SERVERS:
+        return f"{shown}: write `{meant[1]}://...`"
+    if scheme == url or not re.fullmatch(_SCHEME, scheme) or rest.startswith("\\"):
         return f"{shown} is no broker's URL; a SQLite file is {_FORMS}"
     if scheme in LOCAL:
         return f"{shown}: write `memory://name`, or {_FORMS}"
