@@ -186,6 +186,10 @@ class Delivery(Generic[P, R_co]):
             for id, payload in zip(ids, payloads, strict=True)
         ]
 
+    def is_of(self, producer: Producer) -> bool:
+        """Whether its jobs are for the broker of `producer`."""
+        return self._producer is producer
+
     def around(self, now_ms: int) -> tuple[tuple[str, str], tuple[Any, ...]]:
         """Return the fields of a message before and after its arguments, enqueued at `now_ms`."""
         delay_ms = self._options.delay_ms
@@ -263,21 +267,28 @@ def batches(calls: Iterable[BoundCall], producer: Producer) -> Iterator[Sequence
             if alone or len(batch) >= BATCH_MESSAGES or size >= BATCH_BYTES:
                 yield _messages(batch, producer)
                 batch, size = [], 0
+        if batch:
+            yield _messages(batch, producer)
     except Exception:
         if batch:
             yield _messages(batch, producer)
         raise
-    if batch:
-        yield _messages(batch, producer)
 
 
 def _messages(calls: list[BoundCall], producer: Producer) -> Sequence[Message]:
+    """Make the messages of `calls`; refuse a call of another app, and remove it and what follows.
+
+    It is asked of each run of one delivery, at no cost for a job.
+    """
     now_ms = producer.clock.wall_ms()
     ids = producer.ids.take(len(calls))
     runs: list[Sequence[Message]] = []
     start = 0
     delivery: Delivery[..., object]
     for delivery, group in groupby(calls, attrgetter("delivery")):
+        if not delivery.is_of(producer):
+            del calls[start:]
+            raise ArgumentError(f"{delivery} is of another app: enqueue its calls with that one")
         args = [call.payload for call in group]
         runs.append(delivery.messages(ids[start : start + len(args)], args, now_ms))
         start += len(args)

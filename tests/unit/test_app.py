@@ -161,6 +161,24 @@ def test_an_error_in_many_stops_and_says_how_many_are_stored(app: App) -> None:
     assert len(stored(app)) == 2_500
 
 
+@pytest.mark.parametrize("before", [0, 3, 2_500])
+def test_a_call_of_another_app_is_refused_and_what_was_read_before_is_stored(
+    app: App, before: int
+) -> None:
+    task, other = app.task(resize), App("memory://theirs").task(name="theirs")(resize)
+
+    def calls():
+        for n in range(before):
+            yield task.bind(str(n))
+        yield other.bind("theirs")
+        yield task.bind("after")
+
+    with pytest.raises(ArgumentError, match="<FunctionTask theirs> is of another app") as refused:
+        app.enqueue_many(calls())
+    assert refused.value.__notes__ == [f"{before:,} jobs were stored before that"]
+    assert len(stored(app)) == before
+
+
 @pytest.mark.parametrize(
     "mine", [ZeroDivisionError("mine"), JobFailed("mine", "max_attempts", Error("OSError", "x"))]
 )
