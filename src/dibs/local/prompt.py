@@ -8,11 +8,12 @@ Must never: leave it changed. Called by: `database`, around what it does with th
 """
 
 import sys
-import threading
+from threading import get_ident
 
 from dibs.local.fork import drop_in_child
 
-PROMPT_SECONDS = 0.000_01
+PROMPT_SECONDS = 0.000_008
+"""One that `sys.getswitchinterval` returns as it was set: it rounds, and 0.000_01 is another."""
 
 
 class PromptInterpreter:
@@ -25,22 +26,24 @@ class PromptInterpreter:
 
     def drop(self) -> None:
         """Be as new in a forked child, where the threads that were inside do not exist."""
-        self._mutex = threading.Lock()
-        self._inside = 0
+        # Which, and not how many: a signal's handler may raise where a method begins, and who did
+        # not get out for that does so the next time.
+        self._inside: set[int] = set()
         sys.setswitchinterval(self._usual)
 
+    # Without a lock, which costs as much as all the rest: whoever leaves last finds nobody inside.
+    # One who comes in just then may have to do with the usual interval for once.
+
     def __enter__(self) -> None:
-        with self._mutex:
-            self._inside += 1
-            if self._inside == 1:
-                self._usual = sys.getswitchinterval()
-                sys.setswitchinterval(PROMPT_SECONDS)
+        if not self._inside and (found := sys.getswitchinterval()) != PROMPT_SECONDS:
+            self._usual = found
+        self._inside.add(get_ident())
+        sys.setswitchinterval(PROMPT_SECONDS)
 
     def __exit__(self, *_: object) -> None:
-        with self._mutex:
-            self._inside -= 1
-            if self._inside == 0:
-                sys.setswitchinterval(self._usual)
+        self._inside.discard(get_ident())
+        if not self._inside:
+            sys.setswitchinterval(self._usual)
 
 
 prompt_interpreter = PromptInterpreter()
