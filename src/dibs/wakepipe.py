@@ -27,7 +27,7 @@ class WakePipe:
 
     def ring(self) -> None:
         """Make it readable; from a signal handler too, and after it was closed."""
-        with contextlib.suppress(OSError):  # full: it is readable already
+        with contextlib.suppress(OSError):  # full: it is readable already; or closed
             os.write(self._writer, b"!")
 
     def drain(self) -> None:
@@ -38,5 +38,7 @@ class WakePipe:
 
     def close(self) -> None:
         """Give up both ends."""
+        # First, so that no ring goes to another file that gets the number.
+        writer, self._writer = self._writer, -1
         os.close(self._reader)
-        os.close(self._writer)
+        os.close(writer)
