@@ -242,6 +242,22 @@ def test_a_waiter_without_room_is_not_rung(open_broker: Open) -> None:
     assert not rung(full)
 
 
+def test_a_claim_that_is_full_of_what_came_while_it_looked_asks_for_no_more(
+    open_broker: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, publisher = open_broker(), open_broker()
+    full.bell()
+    arm = full._bells.arm
+
+    def arming(queues: Sequence[str]) -> bool:
+        publish(publisher, message())
+        return arm(queues)
+
+    monkeypatch.setattr(full._bells, "arm", arming)
+    assert len(claim(full, limit=1)) == 1
+    assert not [name for name in bells_of(path) if "@" in name]
+
+
 def test_closing_removes_every_file_of_the_waiter(broker: SqliteBroker, path: Path) -> None:
     waiting(broker, "photos", "videos")
     assert len(bells_of(path)) == 3

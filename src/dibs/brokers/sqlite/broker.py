@@ -137,11 +137,13 @@ class SqliteBroker(contract.Broker):
         armed = rung and limit > 0 and self._bells.arm(queues)
         found = self._claimed(queues, limit, rung)
         self._bells.owed = False
+        if len(found.leases) < limit and not armed and self._bells.arm(queues):
+            if found.leases:
+                return contract.Claim(found.leases, 0)
+            # Looked again once it is armed: what was published in between has rung nobody.
+            found = self._claimed(queues, limit)
         if len(found.leases) == limit < asked:
             return contract.Claim(found.leases, 0)
-        if len(found.leases) < limit and not armed and self._bells.arm(queues):
-            # Looked again once it is armed: what was published in between has rung nobody.
-            return contract.Claim(found.leases, 0) if found.leases else self._claimed(queues, limit)
         if len(found.leases) == limit:
             self._bells.disarm(queues, rung and not limit, partial(self._left, queues))
         return found
