@@ -73,7 +73,7 @@ def _import(module_name: str) -> object:
 
 def _failed(module_name: str, exc: BaseException) -> AppImportFailed:
     """Wrap what the module raised; the frames of the import machinery say nothing to its author."""
-    ours = os.path.dirname(__file__)
+    ours = os.path.dirname(__file__) + os.sep
     frames = [
         frame
         for frame in traceback.extract_tb(exc.__traceback__)

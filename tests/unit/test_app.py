@@ -1,6 +1,7 @@
 """An app: its tasks, its address, and what is enqueued through it."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+import dibs
 from dibs import App
 from dibs.brokers.contract import Broker
 from dibs.brokers.memory import store
@@ -273,6 +275,9 @@ def test_enqueueing_while_a_worker_imports_names_the_line(app: App) -> None:
             EnqueueWhileImporting, match=r"photos\.py:3 enqueues a job while a worker"
         ):
             exec(module, {"task": task})
+        beside = f"{os.path.dirname(dibs.__file__)}_jobs/photos.py"
+        with pytest.raises(EnqueueWhileImporting, match=r"dibs_jobs/photos\.py:1 enqueues"):
+            exec(compile("task.enqueue('a')", beside, "exec"), {"task": task})
         with pytest.raises(EnqueueWhileImporting, match=r"test_app\.py:"):
             app.enqueue_many([task.bind("a")])
         with pytest.raises(EnqueueWhileImporting, match=r"test_app\.py:"):

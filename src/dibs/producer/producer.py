@@ -191,7 +191,7 @@ class _Process:
 def _enqueued_while_importing() -> EnqueueWhileImporting:
     from traceback import extract_stack
 
-    inside = os.path.dirname(os.path.dirname(__file__))  # the whole of dibs
+    inside = os.path.dirname(os.path.dirname(__file__)) + os.sep  # the whole of dibs
     outside = (
         frame for frame in reversed(extract_stack()) if not frame.filename.startswith(inside)
     )
