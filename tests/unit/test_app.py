@@ -177,7 +177,7 @@ def test_a_call_of_another_app_is_refused_and_what_was_read_before_is_stored(
 
     with pytest.raises(ArgumentError, match="<FunctionTask theirs> is of another app") as refused:
         app.enqueue_many(calls())
-    assert refused.value.__notes__ == [f"{before:,} jobs were stored before that"]
+    assert refused.value.__notes__ == [f"{before:,} jobs stored before that"]
     assert len(stored(app)) == before
 
 
