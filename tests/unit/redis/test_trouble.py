@@ -20,8 +20,9 @@ from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, Settlement
 from dibs.testing.making import OUTCOMES, claim, claim_all, ids, message, messages, publish, settle
+from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address
-from dibs.wires.resp.link import Limit, Link
+from dibs.wires.resp.link import Link
 from tests.servers.redis import RedisServer, serving
 from tests.unit.redis.conftest import Open
 from tests.unit.steps import each_step
@@ -221,7 +222,7 @@ def test_a_call_that_a_signal_cut_short_leaves_no_answer_to_the_next(running: Re
     settings = {"port": running.port, "username": "default", "password": "any", "db": 3}
     address = Address("redis://here", Connection, settings)
     for interrupt in each_step("resp/link.py"):
-        link = Link(address, "", SystemClock(), {}, Limit(5))
+        link = Link(address, "", SystemClock(), {}, Limit(5, SystemClock()))
         with interrupt:
             assert link.call("ECHO", "first") == b"first"
         assert link.call("ECHO", "second") == b"second"

@@ -63,7 +63,7 @@ class PostgresBroker(contract.Broker):
     def declare(self, queues: Sequence[str]) -> None:
         """Note the queues' names, and check what the server is set to."""
         checks.queue_names(queues)
-        with self._session.together():
+        with self._session.limit.together():
             PostgresInspector(self._session).check()
             self._session.call("declare_queues", array_of(TEXT, queues))
 
@@ -111,7 +111,7 @@ class PostgresBroker(contract.Broker):
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         """Grant what is ready; whoever is granted too little first said that it waits."""
         names = [q for q in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(q)]
-        with self._session.together():
+        with self._session.limit.together():
             return self._claimed(names, max(0, min(limit, BATCH)))
 
     def _claimed(self, names: Sequence[str], limit: int) -> contract.Claim:
@@ -156,7 +156,7 @@ class PostgresBroker(contract.Broker):
         leases = [_lease(row) for row in rows]
         if leases:
             shortest = min(lease.message.visibility_timeout_ms for lease in leases)
-            self._session.hurry(shortest / 6_000)
+            self._session.limit.hurry(shortest / 6_000)
         return contract.Claim(leases, None if wait is None else wait / 1_000)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
@@ -203,7 +203,7 @@ class PostgresBroker(contract.Broker):
 
     def results(self, ids: Sequence[bytes]) -> list[Result | None]:
         """Say how messages ended, and be rung for the others."""
-        with self._session.together():
+        with self._session.limit.together():
             return self._results_or_rings(ids)
 
     def _results_or_rings(self, ids: Sequence[bytes]) -> list[Result | None]:

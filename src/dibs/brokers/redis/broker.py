@@ -24,9 +24,10 @@ from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
 from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
+from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, namespace_of
 from dibs.wires.resp.bell import Bell
-from dibs.wires.resp.link import Limit, Link, NoAnswer, scripts_in
+from dibs.wires.resp.link import Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
 SWEEPS = 20  # scripts that only move what fell due, before one grants what there is
@@ -47,7 +48,7 @@ class RedisBroker(contract.Broker):
     def __init__(
         self, address: Address, prefix: str, *, clock: Clock, worker_id: bytes, now: str = NOW
     ) -> None:
-        scripts, limit = scripts_in(FOLDER, now, COMMON), Limit(contract.CALL_LIMIT_SECONDS)
+        scripts, limit = scripts_in(FOLDER, now, COMMON), Limit(contract.CALL_LIMIT_SECONDS, clock)
         self._link = link = Link(address, namespace_of(prefix), clock, scripts, limit)
         self._waiter = worker_id.hex() or "0"
         self._bell: Bell | None = None
@@ -99,13 +100,15 @@ class RedisBroker(contract.Broker):
         names = [name for name in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(name)]
         start = self._turn % max(1, len(names))
         self._turn += 1
-        with self._link.together():
+        with self._link.limit.together():
             waiter = self._heard()
             found = self._granted(limit, waiter, *names[start:], *names[:start])
         more, now, next_ms, granted, states = found
         leases = _leases(now, granted, states)
         if leases:
-            self._link.hurry(min([one.message.visibility_timeout_ms for one in leases]) / 6_000)
+            self._link.limit.hurry(
+                min([one.message.visibility_timeout_ms for one in leases]) / 6_000
+            )
         if more or len(leases) == limit < asked:
             return contract.Claim(leases, 0)
         return contract.Claim(leases, None if next_ms < 0 else next_ms / 1_000)
@@ -134,7 +137,7 @@ class RedisBroker(contract.Broker):
         read: Callable[[int], Answer],
     ) -> list[Answer | contract.Unknown]:
         answers: list[Answer | contract.Unknown] = []
-        with self._link.together():
+        with self._link.limit.together():
             for start in range(0, len(items), BATCH):
                 batch = items[start : start + BATCH]
                 try:
@@ -154,7 +157,7 @@ class RedisBroker(contract.Broker):
 
     def results(self, ids: Sequence[bytes]) -> list[Result | None]:
         """Say how messages ended, and be rung for the first of the others."""
-        with self._link.together():
+        with self._link.limit.together():
             return self._ends_of(ids, self._heard())
 
     def _ends_of(self, ids: Sequence[bytes], waiter: str) -> list[Result | None]:

@@ -11,17 +11,16 @@ middle of an answer.
 """
 
 import select
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from msgspec import Struct
 from psycopg import Connection, Error, OperationalError, adapters, pq
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.types.string import ByteaBinaryLoader
 
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable
+from dibs.wires.limit import Limit
 
 Connect = Callable[[float], Connection[Any]]
 """Makes a connection, within so many seconds."""
@@ -67,13 +66,6 @@ def reached(connect: Connect, seconds: float, shown: str) -> Connection[Any]:
         raise BrokerUnavailable(f"{shown} cannot be reached: {_first_line(error)}") from error
 
 
-class Limit(Struct):
-    """How long a call may last, in seconds; until when, those that are under way together."""
-
-    seconds: float
-    deadline: float | None = None
-
-
 class Session:
     """A connection that is opened anew whenever it is gone.
 
@@ -94,7 +86,7 @@ class Session:
     ) -> None:
         self.shown = shown
         self.schema = schema
-        self._limit = limit
+        self.limit = limit
         self._connect = connect
         self._clock = clock
         self._persistent = persistent
@@ -107,19 +99,6 @@ class Session:
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known."""
         return self._held is not None
-
-    def hurry(self, seconds: float) -> None:
-        """Let no call last longer than this, from now on."""
-        self._limit.seconds = min(self._limit.seconds, seconds)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Let all calls that are made within last no longer than one may."""
-        self._limit.deadline = self._clock.monotonic() + self._limit.seconds
-        try:
-            yield
-        finally:
-            self._limit.deadline = None
 
     def call(self, *call: Any) -> list[Row]:
         """Call one function; return its rows."""
@@ -139,7 +118,7 @@ class Session:
             BrokerUnavailable: there is no connection, and nothing left.
             BrokerBusy, BrokerFull, BrokerRefused: the server said no.
         """
-        self._deadline = self._limit.deadline or self._clock.monotonic() + self._limit.seconds
+        self._deadline = self.limit.until()
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self._run([[before] if before else [], calls, [after] if after else []])
@@ -289,7 +268,7 @@ class Session:
         poll = select.poll()
         poll.register(connection.socket, events)
         if rest <= 0 or not poll.poll(rest * 1_000):
-            raise OperationalError(f"no answer within {self._limit.seconds:.3g} s")
+            raise OperationalError(f"no answer within {self.limit.seconds:.3g} s")
 
 
 def _is_lost(connection: pq.abc.PGconn) -> bool:

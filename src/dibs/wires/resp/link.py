@@ -10,8 +10,7 @@ it then goes past redis-py, since a deadline for a whole answer is more than a t
 
 import hashlib
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -25,6 +24,7 @@ from redis.retry import Retry
 
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable
+from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, Connecting
 
 READ_BYTES = 1 << 16
@@ -72,13 +72,6 @@ def scripts_in(folder: Path, *before: str) -> dict[str, Script]:
     return found
 
 
-class Limit(Struct):
-    """How long a call may last, in seconds; until when, those that are under way together."""
-
-    seconds: float
-    deadline: float | None = None
-
-
 class Link:
     """The connection. `namespace` is what every key begins with."""
 
@@ -94,26 +87,13 @@ class Link:
         self.namespace = namespace
         self._clock = clock
         self._scripts = scripts
-        self._limit = limit
+        self.limit = limit
         self._connection: Connecting | None = None
         self._reader = hiredis.Reader()
 
     def another(self) -> "Link":
         """Return a second one to the same server, under the same limit."""
-        return Link(self.address, self.namespace, self._clock, self._scripts, self._limit)
-
-    def hurry(self, seconds: float) -> None:
-        """Let no call last longer than this, from now on."""
-        self._limit.seconds = min(self._limit.seconds, seconds)
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Let all calls that are made within last no longer than one may."""
-        self._limit.deadline = self._clock.monotonic() + self._limit.seconds
-        try:
-            yield
-        finally:
-            self._limit.deadline = None
+        return Link(self.address, self.namespace, self._clock, self._scripts, self.limit)
 
     def run(self, verb: str, *arguments: Any) -> Any:
         """Run a script.
@@ -147,7 +127,7 @@ class Link:
             connection.disconnect()
 
     def _answer(self, command: tuple[Any, ...]) -> Any:
-        deadline = self._limit.deadline or self._clock.monotonic() + self._limit.seconds
+        deadline = self.limit.until()
         try:
             if self._connection is None:
                 self._open(deadline)
@@ -202,7 +182,7 @@ class Link:
     def _left(self, deadline: float) -> float:
         left = deadline - self._clock.monotonic()
         if left <= 0:
-            raise TimeoutError(f"it took longer than {self._limit.seconds:.2g} s")
+            raise TimeoutError(f"it took longer than {self.limit.seconds:.2g} s")
         return left
 
     def _told(self, answer: Any) -> Any:
