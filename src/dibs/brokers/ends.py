@@ -1,19 +1,22 @@
-"""What settlements come to, for stores that end many leases with one statement.
+"""What settlements come to, for stores that end many leases in one step.
 
 Must never: read a clock, or know a store. Called by: adapters.
 """
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import astuple
 
 from dibs.brokers.capabilities import MAX_DURATION_MS
-from dibs.brokers.contract import ATTEMPTS_KEPT, UNKNOWN, Settled
+from dibs.brokers.contract import ATTEMPTS_KEPT, UNKNOWN, Unknown
 from dibs.errors import BrokerError
 from dibs.message import Ack, DeadLetter, Lease, Nack, Release, Settlement
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class Acks(Struct):
@@ -90,21 +93,22 @@ def other_end(lease: Lease, outcome: Nack | DeadLetter | Release, now_ms: int) -
 
 
 def in_parts(
-    settlements: Sequence[Settlement],
+    items: Sequence[Item],
     how_many: Callable[[], int],
-    settle: Callable[[Sequence[Settlement]], list[Settled]],
-) -> list[Settled]:
-    """Settle so many at a time; when a part fails, it and what follows are unknown.
+    step: Callable[[Sequence[Item]], Iterable[Answer]],
+    unsure: type[BrokerError] | tuple[()] = (),
+) -> list[Answer | Unknown]:
+    """Settle or extend so many at a time; when a part fails, it and what follows are unknown.
 
     Raises:
-        BrokerError: the first part failed, so nothing was settled.
+        BrokerError: the first part failed and nothing took effect: it was none that is `unsure`.
     """
-    answers: list[Settled] = []
-    while len(answers) < len(settlements):
+    answers: list[Answer | Unknown] = []
+    while len(answers) < len(items):
         try:
-            answers += settle(settlements[len(answers) : len(answers) + how_many()])
-        except BrokerError:
-            if not answers:
+            answers += step(items[len(answers) : len(answers) + how_many()])
+        except BrokerError as exc:
+            if not answers and not isinstance(exc, unsure):
                 raise
-            answers += [UNKNOWN] * (len(settlements) - len(answers))
+            answers += [UNKNOWN] * (len(items) - len(answers))
     return answers

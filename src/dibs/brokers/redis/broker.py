@@ -18,11 +18,12 @@ from msgspec.structs import astuple, replace
 from dibs.alike import Alike
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
-from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
+from dibs.brokers.contract import APPLIED, GONE, STALE, STORED
+from dibs.brokers.ends import in_parts
 from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
 from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock
-from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishUnknown
+from dibs.errors import BrokerRefused, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
 from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, namespace_of
@@ -106,9 +107,8 @@ class RedisBroker(contract.Broker):
         more, now, next_ms, granted, states = found
         leases = _leases(now, granted, states)
         if leases:
-            self._link.limit.hurry(
-                min([one.message.visibility_timeout_ms for one in leases]) / 6_000
-            )
+            shortest = min(one.message.visibility_timeout_ms for one in leases)
+            self._link.limit.hurry(shortest / 6_000)
         if more or len(leases) == limit < asked:
             return contract.Claim(leases, 0)
         return contract.Claim(leases, None if next_ms < 0 else next_ms / 1_000)
@@ -136,17 +136,11 @@ class RedisBroker(contract.Broker):
         put: Callable[[Sequence[Item]], Iterable[Any]],
         read: Callable[[int], Answer],
     ) -> list[Answer | contract.Unknown]:
-        answers: list[Answer | contract.Unknown] = []
+        def step(batch: Sequence[Item]) -> Iterable[Answer]:
+            return map(read, self._run(verb, *put(batch)))
+
         with self._link.limit.together():
-            for start in range(0, len(items), BATCH):
-                batch = items[start : start + BATCH]
-                try:
-                    answers += map(read, self._run(verb, *put(batch)))
-                except BrokerError as exc:
-                    if not answers and not isinstance(exc, NoAnswer):
-                        raise
-                    return answers + [UNKNOWN] * (len(items) - start)
-        return answers
+            return in_parts(items, lambda: BATCH, step, NoAnswer)
 
     def bell(self) -> int:
         """Return a descriptor that stays, whatever becomes of the connection behind it."""
