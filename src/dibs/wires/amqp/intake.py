@@ -53,38 +53,27 @@ class Intake:
         """
         inbox = self._inbox()
         leases: list[Lease] = []
+        just_looked = self._heard == queues and at.now - self._looked_at < _LOOK_SECONDS
         try:
-            self._claim(inbox, queues, limit, leases, at, rung=rung)
+            if inbox.buffered() and just_looked:
+                # Whoever was rung is answered at once: what comes later rings again.
+                there = {queue: len(inbox.ready[queue]) for queue in queues}
+                self._grant(inbox, self._turns.shares(there, limit), leases, at)
+            elif limit > 0 and queues:
+                queues = self._open(inbox, queues)
+                self.give_back(inbox, at.now, queues)
+                inbox.free(queues)
+                self._fetch(inbox, queues, limit, leases, at)
+                self._looked_at = at.now
+            wanted = limit - len(leases) if rung else 0
+            if wanted > 0:
+                self._listen(inbox, queues, wanted)
+            elif not rung or inbox.at_hand():
+                self.rest(inbox)
         except (AMQPError, TooLate, OSError, BrokerRefused):
             if not leases or inbox.why is not None:
                 raise
         return leases
-
-    def _claim(
-        self,
-        inbox: Inbox,
-        queues: Sequence[str],
-        limit: int,
-        leases: list[Lease],
-        at: Moment,
-        *,
-        rung: bool,
-    ) -> None:
-        if inbox.buffered() and self._heard == queues and at.now - self._looked_at < _LOOK_SECONDS:
-            # Whoever was rung is answered at once: what comes later rings again.
-            there = {queue: len(inbox.ready[queue]) for queue in queues}
-            self._grant(inbox, self._turns.shares(there, limit), leases, at)
-        elif limit > 0 and queues:
-            queues = self._open(inbox, queues)
-            self.give_back(inbox, at.now, queues)
-            inbox.free(queues)
-            self._fetch(inbox, queues, limit, leases, at)
-            self._looked_at = at.now
-        wanted = limit - len(leases) if rung else 0
-        if wanted > 0:
-            self._listen(inbox, queues, wanted)
-        elif not rung or inbox.at_hand():
-            self.rest(inbox)
 
     def give_back(self, inbox: Inbox, now: float, queues: Sequence[str] | None = None) -> None:
         """Let others have the messages whose leases ran out."""
