@@ -78,8 +78,7 @@ class Door:
         if self._inside is None and not self._waiting:
             # Nobody to share the trip with. To wait for oneself takes a fiftieth of an `enqueue`.
             return self._within(self._handle.publish, [message])[0]
-        if self._inside == threading.get_ident():
-            raise _entered_twice()
+        self._refuse_to_enter_twice()
         waiter = Waiter(message)
         try:
             self._waiting.append(waiter)
@@ -119,12 +118,10 @@ class Door:
 
     def _within(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do something with the broker when nobody else uses it."""
-        me = threading.get_ident()
-        if self._inside == me:
-            raise _entered_twice()
+        self._refuse_to_enter_twice()
         try:
             self._lock.acquire()
-            self._inside = me
+            self._inside = threading.get_ident()
             if self._waiting:
                 # A thread that comes back at once is in before those it woke can look: for them
                 # it would be shut for as long as that goes on.
@@ -136,6 +133,13 @@ class Door:
             self._leave_if_inside()
             raise
         return answer
+
+    def _refuse_to_enter_twice(self) -> None:
+        if self._inside == threading.get_ident():
+            raise BrokerBusy(
+                "this thread is enqueueing already: it was called from a signal handler or"
+                " a finalizer that interrupted another call; set a flag there instead"
+            )
 
     def _publish_waiting(self) -> None:
         batch = self._first_in_line()
@@ -192,10 +196,3 @@ class Door:
         self._tell()  # once more: it may have been interrupted
         with suppress(IndexError):
             self._waiting[0].wake()
-
-
-def _entered_twice() -> BrokerBusy:
-    return BrokerBusy(
-        "this thread is enqueueing already: it was called from a signal handler or"
-        " a finalizer that interrupted another call; set a flag there instead"
-    )
