@@ -73,12 +73,12 @@ class Settler:
         while self._waiting and self._patience.allows(now):
             batch = self._waiting[: self._limit]
             answers: list[Settled]
-            trouble: BrokerError = BrokerUnavailable("answers to settlements got lost")
+            refused: BrokerRefused | None = None
             try:
                 answers = self._broker.settle(batch)
             except BrokerRefused as exc:
                 # These, and perhaps nothing else: the other leases must still be renewed.
-                answers, trouble = [UNKNOWN] * len(batch), exc
+                answers, refused = [UNKNOWN] * len(batch), exc
             except BrokerError as exc:
                 self._unsure.update((s.lease.message.id, s.lease.fence) for s in batch)
                 self._patience.failed(exc)
@@ -88,7 +88,8 @@ class Settler:
             self._patience.worked(now)
             self._note(batch, answers, held)
             if len(self._again) > doubtful:
-                self._doubts.failed(trouble)
+                lost = BrokerUnavailable("answers to settlements got lost")
+                self._doubts.failed(refused or lost)
             elif not self._again:
                 self._doubts.worked(now)
 
