@@ -1,5 +1,6 @@
 """The pump in virtual time: every rule of a tick, with scripted runners on the memory broker."""
 
+import select
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ from dibs.backoff import exponential, fixed
 from dibs.brokers.contract import (
     MIN_VISIBILITY_TIMEOUT_MS,
     UNKNOWN,
+    Broker,
     Extended,
     Settled,
     Unknown,
@@ -31,6 +33,10 @@ from dibs.worker.upkeep import STOP_GRACE_SECONDS
 from tests.worker.scripted import HEAVY, PLAIN, SILENT, ScriptedRunner, Stage
 
 FAILED = Nack(60_000, Error("ValueError", "no"))
+
+
+def is_rung(broker: Broker) -> bool:
+    return bool(select.select([broker.bell()], [], [], 0)[0])
 
 
 def starts(runner: ScriptedRunner) -> list[Start | Await]:
@@ -480,6 +486,25 @@ def test_what_a_runner_may_hold_comes_in_halves_so_that_it_works_while_the_pump_
         stage.tick()
         held.append(len(runner.queued))
     assert held == [42, 84, 84]
+
+
+def test_who_is_rung_and_has_lost_its_room_leaves_the_ring_to_another() -> None:
+    """Else what it is rung for, or handed with a ring, waits until there is room here."""
+    stage = Stage()
+    stage.broker.bell()
+    stage.tick()
+    other = stage.open(b"other")
+    other.bell()
+    assert claim(other, limit=2) == []
+    stage.runners[0].die()
+    stage.pump.tick(rung=False)
+    publish(stage.producer, message())
+    assert [is_rung(stage.broker), is_rung(other)] == [True, False]
+    assert stage.pump.listens()
+    stage.pump.tick(rung=True, alone=True)
+    assert is_rung(other)
+    assert not stage.pump.listens()
+    assert stage.counts() == (1, 0, 0, 0)
 
 
 def test_stopping_claims_nothing_and_takes_back_what_waits() -> None:

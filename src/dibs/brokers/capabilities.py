@@ -25,8 +25,8 @@ class Capabilities(Struct, frozen=True):
     of its messages or none. `native_fence`: the broker itself refuses a stale settlement (otherwise
     the pump never sends one, and a lease that ran out is over at once: G5 does not hold).
     `unique_ids`: one id is one message (G2); where it is not, whoever publishes an id twice has two
-    messages. `ordered`: a queue is served in publish order (G8). `takes_ahead`: messages reach
-    whoever waits on a bell before it claims them, so that a ring is theirs and no longer anybody's.
+    messages. `ordered`: a queue is served in publish order (G8). `takes_ahead`: messages may
+    reach whoever waits on a bell before it claims them: then a ring is its own, not anybody's.
     `tells_next`: a claim knows when something falls due. `purges_scheduled`: a purge reaches what
     is scheduled. `leases_outlive`: a lease outlives the Broker object that took it and is good in
     the hands of another; where not, closing gives it back at once, as lost. `attend_seconds`: how

@@ -1,8 +1,10 @@
 """Who waits for work, or for the end of a job, and how to wake those who should know.
 
 Owns the folder `<db>-bells`: a FIFO for each broker that waits, and for each queue it waits for
-an entry `<queue>@<waiter>`. Whoever removes an entry rings that waiter, so no ring is spent on a
-waiter that was rung already, and no two publishers ring the same one. `ends/<waiter>` holds the ids
+an entry, `<queue>@<waiter>`, or `<queue>=<waiter>` of one that has found nothing and does nothing
+but wait: to that one a message may be handed over. Whoever removes an entry rings that waiter, so
+no ring is spent on a waiter that was rung already, and no two publishers ring the same one; who
+hands over makes `=` into `@`, and no two hand over to the same one. `ends/<waiter>` holds the ids
 whose ends a broker waits for; each of them rings it. They have a folder of their own because every
 acknowledgement looks there, and must not pay for the workers that wait for work. A FIFO has its
 name from the moment on that its owner has it open: one that nobody reads is of a dead process.
@@ -13,13 +15,24 @@ Called by: brokers that are files.
 import contextlib
 import errno
 import os
+import select
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from dibs.errors import BrokerUnavailable
 from dibs.local.fork import drop_in_child
+from dibs.local.listing import Listing
 
+RUNG, CALLED, HANDED = b"!", b"?", b"="
+"""What is written to a bell: look; wait, for something is being committed for you alone; and what
+that is, after its length in two bytes."""
+LONGEST_NOTE = select.PIPE_BUF - 3
+"""What is written to a FIFO comes whole up to PIPE_BUF bytes (POSIX)."""
+FIFO_BYTES = 65_536
+CALLED_SECONDS = 0.002
+"""How long who is called waits for what is handed over, before it asks for the lock instead: a
+commit takes a tenth of it. To be woken from it is quicker than to get the lock."""
 RING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 NOBODY = (errno.ENXIO, errno.ENOENT)
 """What opening a bell says if nobody reads it: its process is dead."""
@@ -27,38 +40,8 @@ NEW = "+"
 """Ends the name of a FIFO that its owner has not open yet, for some microseconds,"""
 NEW_SECONDS = 3_600.0
 """or for ever, if its owner died in them: after this time nobody will open it any more."""
-TICK_NS = 2_000_000_000
-"""A folder's time of change goes on by this at most: by milliseconds on most file systems, but some
-keep whole seconds."""
 LOOKED_AT = 250
 """How many waiters one chore looks at: some milliseconds, if all of them are dead."""
-
-
-class Listing:
-    """The names in a folder, read again when it has changed.
-
-    Every publisher and every acknowledgement looks, and mostly nothing has changed: to ask for the
-    time of the last change is a quarter of the cost of reading the names.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._changed_ns = -1
-        self._names: list[str] = []
-
-    def names(self) -> list[str]:
-        """Return them; none, if there is no such folder."""
-        try:
-            changed_ns = os.stat(self._folder).st_mtime_ns
-            if changed_ns == self._changed_ns:
-                return self._names
-            self._names = os.listdir(self._folder)
-        except OSError:
-            return []
-        # What changes within the tick of the last change, and after it was read, has its time too.
-        settled = time.time_ns() - changed_ns > TICK_NS
-        self._changed_ns = changed_ns if settled else -1
-        return self._names
 
 
 class Bells:
@@ -75,10 +58,17 @@ class Bells:
         self.owed = False
         """Whether it was rung and has not claimed since. A ring may come before the commit of what
         it is for: then no look finds that, but only a claim, which waits for the lock."""
-        self._asked: set[str] = set()
-        """The queues that this waiter asks to be rung for; whoever rings takes the wish away."""
-        self._rang: dict[str, str] = {}
-        """The entry that was rung last for each queue: whoever waits again has the same."""
+        self._asked: dict[str, str] = {}
+        """The queues that this waiter asks to be rung for, each with its sign, `@` or `=`; whoever
+        rings takes the wish away."""
+        self.handed: list[bytes] = []
+        """What was handed over to this waiter, and is not taken yet."""
+        self._is_called = False
+        """Whether something is being committed for this waiter."""
+        self._callee = -1
+        """The bell of whom this one has called, until it is told."""
+        self._usual: dict[str, str] = {}
+        """The entry that was called last for each queue: whoever waits again has the same."""
         self._looked_at = ""
 
     def fd(self) -> int:
@@ -94,52 +84,82 @@ class Bells:
     def drain(self) -> bool:
         """Have the bell be silent again; say whether a ring is owed."""
         if self._fd >= 0:
+            heard = b""
             with contextlib.suppress(BlockingIOError):
-                while len(os.read(self._fd, 4096)) == 4096:
-                    pass
-                self.owed = True
+                while more := os.read(self._fd, FIFO_BYTES):
+                    heard += more
+            self.owed = self.owed or bool(heard)
+            self._hear(heard)
         return self.owed
 
-    def arm(self, queues: Iterable[str]) -> bool:
-        """Ask to be rung for `queues`; say whether any of them was not asked for before."""
+    def listen(self) -> bool:
+        """Drain the bell; if something is being committed for us, wait for it a little."""
+        self.drain()
+        if self._is_called and select.select([self._fd], [], [], CALLED_SECONDS)[0]:
+            self.drain()
+        return self.owed
+
+    def arm(self, queues: Iterable[str], *, idle: bool) -> bool:
+        """Ask to be rung for `queues` and no other; say whether any was not asked for before.
+
+        An `idle` waiter may be handed a message instead. To be asked only by one that has found
+        nothing: what is handed to one that is busy would wait for it.
+        """
         if self._fd < 0:
             return False
-        self._asked.update(queues)
-        return sum(map(self._ask, queues)) > 0
+        self._take_back(self._asked.keys() - set(queues))
+        return sum([self._ask(queue, "=" if idle else "@") for queue in queues]) > 0
 
     def disarm(
         self, queues: Collection[str], rung: bool, left: Callable[[], Collection[str]]
-    ) -> None:
+    ) -> bool:
         """Ask no more: a waiter with no room must not catch a ring that an idle one could use.
 
         One that it was given (`rung`) or catches just now is passed on for all queues: what it is
-        for may not be to be seen yet. Else another is woken for what is `left`, if one waits.
+        for may not be to be seen yet. Else another is woken for what is `left`, if one waits. It
+        says whether one was caught: by then something may be handed over to this waiter.
         """
-        if self._take_back(queues) or rung:
+        caught = self._take_back(list(self._asked))
+        if caught or rung:
             self.ring(queues)
         elif self._waiting():
             self.ring(left())
+        return caught
 
     def ring(self, queues: Collection[str]) -> None:
         """Wake one waiter of each queue."""
         if queues and (entries := self._listed()):
             for queue in queues:
-                names = (name for name in entries if name.startswith(queue + "@"))
-                if rung := next(filter(self._rung, names), None):
-                    self._rang[queue] = rung
+                names = (name for name in entries if name.startswith((f"{queue}@", f"{queue}=")))
+                next(filter(self._rung, names), None)
 
-    def ring_again(self, queues: Iterable[str]) -> list[str]:
-        """Wake who was rung last for each queue; return the queues of which that one does not wait.
+    def call(self, queue: str) -> bool:
+        """Wake one to whom a message may be handed over; say whether there is one.
 
-        It looks for nobody else, so it costs next to nothing where nobody waits.
+        To wake up takes an idle process as long as the disk takes for a commit: so it is called
+        before that, and told afterwards (benchmarks: `latency`).
         """
-        silent: list[str] = []
-        for queue in queues:
-            entry = self._rang.get(queue)
-            if entry is None or not self._rung(entry):
-                self._rang.pop(queue, None)
-                silent.append(queue)
-        return silent
+        if (usual := self._usual.get(queue)) and self._called(usual):
+            return True
+        names = (name for name in self._listed() if name.startswith(f"{queue}="))
+        self._usual[queue] = next(filter(self._called, names), "")
+        return self._callee >= 0
+
+    def tell(self, note: bytes) -> bool:
+        """Tell whom was called what is committed for it, or b"" to look; say whether it is there.
+
+        To be done before anybody else gets the lock: so whoever has it knows that all are told.
+        """
+        if self._callee < 0:
+            return False
+        callee, self._callee = self._callee, -1
+        try:
+            os.write(callee, HANDED + len(note).to_bytes(2) + note if note else RUNG)
+        except OSError:
+            return False
+        finally:
+            os.close(callee)
+        return True
 
     def await_ends(self, ids: Iterable[bytes]) -> bool:
         """Ask to be rung when one of `ids` ends, and no other; say whether any of them is new."""
@@ -174,7 +194,8 @@ class Bells:
         """
         names: dict[str, list[str]] = {waiter: [] for waiter in self._awaiting()}
         for name in self._listed():
-            names.setdefault(name.rpartition("@")[2].removesuffix("~"), []).append(name)
+            waiter = name.replace("=", "@").rpartition("@")[2].removesuffix("~")
+            names.setdefault(waiter, []).append(name)
         names.pop("ends", None)
         later = sorted(waiter for waiter in names if waiter > self._looked_at)
         for waiter in later[:LOOKED_AT]:
@@ -211,23 +232,47 @@ class Bells:
             raise
         return fd
 
-    def _take_back(self, queues: Collection[str]) -> bool:
+    def _hear(self, heard: bytes) -> None:
+        """Take in what was written to the bell; all of a note is there, or nothing."""
+        at = 0
+        while at < len(heard):
+            sign, at = heard[at : at + 1], at + 1
+            self._is_called = sign == CALLED
+            if sign == HANDED:
+                end = at + 2 + int.from_bytes(heard[at : at + 2])
+                self.handed.append(heard[at + 2 : end])
+                at = end
+
+    def _take_back(self, queues: Iterable[str]) -> bool:
         """Take the wishes back; return whether one was taken by somebody who rings for it."""
         caught = False
-        for queue in self._asked.intersection(queues):
-            self._asked.discard(queue)
-            try:
-                os.unlink(self._path(f"{queue}@{self._name}"))
-            except OSError:
-                caught = True
+        for queue in queues:
+            if sign := self._asked.pop(queue, ""):
+                caught = not self._unlinked(queue, sign) or caught
+                if sign == "=":
+                    self._unlinked(queue, "@")  # what is left of it, if we are called
         return caught
+
+    def _unlinked(self, queue: str, sign: str) -> bool:
+        try:
+            os.unlink(self._path(f"{queue}{sign}{self._name}"))
+        except OSError:
+            return False
+        return True
 
     def _waiting(self) -> list[str]:
         """Return the entries of all who wait."""
-        return [name for name in self._listed() if "@" in name]
+        return [name for name in self._listed() if "@" in name or "=" in name]
 
-    def _ask(self, queue: str) -> bool:
-        names = self._path(self._name), self._path(f"{queue}@{self._name}")
+    def _ask(self, queue: str, sign: str) -> bool:
+        """Ask in one way and no other; say whether it was not asked for before."""
+        self._asked[queue] = sign
+        entry = self._path(f"{queue}{sign}{self._name}")
+        with contextlib.suppress(OSError):
+            other = "@" if sign == "=" else "="
+            os.rename(self._path(f"{queue}{other}{self._name}"), entry)
+            return False
+        names = self._path(self._name), entry
         with contextlib.suppress(OSError):
             try:
                 os.link(*names)
@@ -248,13 +293,29 @@ class Bells:
             os.unlink(self._path(entry))
         except OSError:
             return False
-        return self._wake(entry.partition("@")[2])
+        return self._wake(entry.replace("=", "@").partition("@")[2])
+
+    def _called(self, entry: str) -> bool:
+        try:
+            os.rename(self._path(entry), self._path(entry.replace("=", "@")))
+        except OSError:
+            return False
+        callee = self._opened(entry.partition("=")[2])
+        if callee < 0:
+            return False
+        try:
+            os.write(callee, CALLED)
+        except OSError:
+            os.close(callee)  # it is full of rings, so it has other things to do; or just closed
+            return False
+        self._callee = callee
+        return True
 
     def _wake(self, waiter: str) -> bool:
         if (fd := self._opened(waiter)) < 0:
             return False
         try:
-            os.write(fd, b"!")
+            os.write(fd, RUNG)
         except BlockingIOError:
             return True  # full, so readable
         except OSError:
@@ -305,7 +366,8 @@ class Bells:
 
     def _bury(self, waiter: str) -> None:
         own = (waiter, f"{waiter}~")
-        names = [name for name in self._listed() if name in own or name.endswith("@" + waiter)]
+        asked = (f"@{waiter}", f"={waiter}")
+        names = [name for name in self._listed() if name in own or name.endswith(asked)]
         self._remove(waiter, names)
 
     def _remove(self, waiter: str, names: Iterable[str]) -> None:

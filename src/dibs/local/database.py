@@ -115,8 +115,11 @@ class Database:
         storing: bool = False,
         wait: float | None = None,
         unsure: type[Exception] = errors.BrokerUnavailable,
+        then: Callable[[], object] | None = None,
     ) -> T:
         """Run `work` in a transaction of its own; when this returns, it is durable.
+
+        `then` runs after the commit, before anybody else gets the lock.
 
         If it raises `Undo`, what it did is undone, and `otherwise` runs in its place. When the disk
         is full, what ends or moves messages may use the reserve. What stores new ones may not, and
@@ -129,13 +132,13 @@ class Database:
         deadline = time.monotonic() + (longest if wait is None else wait)
         try:
             try:
-                return self._locked(work, otherwise, deadline, storing)
+                return self._locked(work, otherwise, deadline, storing, then)
             except errors.BrokerFull:
                 if storing:
                     raise
             self._reserve.spend()
             self.checkpoint()
-            return self._locked(work, otherwise, deadline, storing)
+            return self._locked(work, otherwise, deadline, storing, then)
         except Unsure as error:
             raise unsure(*error.args) from error.__cause__
 
@@ -194,6 +197,7 @@ class Database:
         otherwise: Callable[[], T] | None,
         deadline: float,
         storing: bool,
+        then: Callable[[], object] | None,
     ) -> T:
         # Around the lock as well: each of its system calls gives the interpreter's lock away too.
         with prompt_interpreter:
@@ -205,11 +209,14 @@ class Database:
                 if storing:
                     self._reserve.keep()
                 try:
-                    return self._transaction(work)
+                    answer = self._transaction(work)
                 except Undo:
                     if otherwise is None:
                         raise
-                return self._transaction(otherwise)
+                    answer = self._transaction(otherwise)
+                if then is not None:
+                    then()
+                return answer
             finally:
                 self._lock.release()
 

@@ -83,7 +83,7 @@ class Pump:
         self._claim_at = self._attend_at = 0.0
         self._look_behind_at = 0.0
         """When to claim again from a queue whose process jobs wait for a runner here."""
-        self._stopping = self._drained = False
+        self._stopping = self._drained = self._asks = False
 
     def tick(self, rung: bool, alone: bool = False) -> float | None:
         """Do all that is due; return when the next tick is, or None if nothing ever is.
@@ -104,15 +104,16 @@ class Pump:
         self._upkeep.extend(now)
         self._upkeep.watch(now)
         self._attend(now)
-        self._claim(now)
+        self._claim(now, rung)
         self._serve_waiting(now)
         self.settler.settle(now, len(self.leases))
         return self._next_tick(now)
 
     def listens(self) -> bool:
-        """Whether a ringing bell matters now: with no room it would only wake the loop for ever."""
+        """Whether a ringing bell matters now: else it would only wake the loop for ever."""
         now = self._clock.monotonic()
-        return not self._stopping and self._patience.allows(now) and self._room(now) > 0
+        can_claim = not self._stopping and self._patience.allows(now)
+        return can_claim and (self._asks or self._room(now) > 0)
 
     @property
     def drained(self) -> bool:
@@ -128,8 +129,7 @@ class Pump:
         """Claim nothing more and take back what has not started."""
         self._stopping = True
         self._crew.wind_down()
-        with contextlib.suppress(BrokerError):
-            self._broker.claim(self._queues, 0)  # no more rings: they would be lost on us
+        self._ask_no_more()
         while self._waiting:
             self._end([(self._waiting.popleft(), Release())])
 
@@ -208,13 +208,15 @@ class Pump:
         solos = self._crew.solo_room(len(self._waiting), now)
         return self._crew.room(now) - solos - self.settler.doubtful
 
-    def _claim(self, now: float) -> None:
+    def _claim(self, now: float, rung: bool) -> None:
         if self._stopping or now < self._claim_at or not self._patience.allows(now):
             return
         # Not `now`: settling took its time, and the room is looked at again as of this moment.
         asked_at = self._clock.monotonic()
         room = min(self._room(asked_at), self._broker.capabilities.batch_limit)
         if room <= 0:
+            if rung and self._asks:
+                self._ask_no_more()
             return
         try:
             claim = self._broker.claim(self._open_queues(now), room)
@@ -222,6 +224,7 @@ class Pump:
             self._patience.failed(exc)
             return
         self._patience.worked(now)
+        self._asks = len(claim.leases) < room  # so the broker rings this worker
         idle_already, self._drained = self._drained, self._is_empty(claim)
         if len(claim.leases) < room:
             wait = SAFETY_POLL_SECONDS if claim.next_in is None else claim.next_in
@@ -234,6 +237,12 @@ class Pump:
         elif idle_already and self._drained:
             # Not right after work: chores make the next commit, which may come soon, take longer.
             self._idle()
+
+    def _ask_no_more(self) -> None:
+        """Have others be rung, and be given what has come with a ring: here is no room for it."""
+        self._asks = False
+        with contextlib.suppress(BrokerError):
+            self._broker.claim(self._queues, 0)
 
     def _is_empty(self, claim: Claim) -> bool:
         """Whether a claim says that nothing is left; one that says "look at once" knows of more."""

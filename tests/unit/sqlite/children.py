@@ -48,7 +48,7 @@ def stop_inside_a_commit(pipe: Connection, path: Path) -> None:
 def wait_for_work(pipe: Connection, folder: Path, queue: str, name: bytes) -> None:
     bells = Bells(folder, name)
     bells.fd()
-    bells.arm([queue])
+    bells.arm([queue], idle=True)
     pipe.send("armed")
     pipe.recv()
 

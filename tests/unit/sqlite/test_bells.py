@@ -81,6 +81,7 @@ def rung_before_the_commit(open_broker: Open) -> tuple[SqliteBroker, SqliteBroke
     publisher, usual = open_broker(), waiting(open_broker(), "photos")
     publish(publisher, message())
     assert len(claim(usual, limit=2)) == 1
+    assert claim(usual, limit=2) == []
     return publisher, usual
 
 
@@ -156,27 +157,43 @@ def test_settlements_that_break_off_are_answered_and_rung_for_as_far_as_they_cam
     assert broker.settle(ends[SHARED_BATCH:]) == [APPLIED] * 100
 
 
-def test_a_claim_of_nothing_passes_on_a_ring_for_what_is_not_committed(open_broker: Open) -> None:
+def test_a_claim_of_nothing_passes_on_a_ring_for_what_is_not_committed(
+    open_broker: Open, path: Path
+) -> None:
+    """And what is handed over to it by then goes back, as if it had never left."""
     publisher, usual = rung_before_the_commit(open_broker)
     idle = waiting(open_broker(), "photos")
-    with at_the_commit(publisher, lambda: claim(usual, limit=0)):
-        publish(publisher, message())
+    with ThreadPoolExecutor(1) as aside:
+
+        def give_up() -> Future[list[Lease]]:
+            gave_up = aside.submit(claim, usual, limit=0)
+            until(lambda: is_queued(path), "it waits for the lock")
+            return gave_up
+
+        with at_the_commit(publisher, give_up) as seen:
+            publish(publisher, message())
+        (gave_up,) = seen
+        assert isinstance(gave_up, Future)
+        assert gave_up.result(10) == []
     assert rung(idle)
-    assert len(claim(idle, limit=2)) == 1
+    (lease,) = claim(idle, limit=2)
+    assert (lease.fence, lease.attempt) == (2, 1)
 
 
 def test_a_ring_whose_claim_failed_is_passed_on_as_well(open_broker: Open) -> None:
+    """By the claim of nothing that does not fail."""
     publisher, usual = rung_before_the_commit(open_broker)
     idle = waiting(open_broker(), "photos")
     usual._db.hurry(0.1)
 
     def give_up() -> None:
-        with pytest.raises(BrokerBusy):
-            claim(usual)
-        claim(usual, limit=0)
+        for limit in (1, 0):
+            with pytest.raises(BrokerBusy):
+                claim(usual, limit=limit)
 
     with at_the_commit(publisher, give_up):
         publish(publisher, message())
+    assert claim(usual, limit=0) == []
     assert rung(idle)
     assert len(claim(idle, limit=2)) == 1
 
@@ -203,17 +220,19 @@ def test_a_full_claim_passes_on_a_ring_that_came_before_it_asked_for_no_more(
 def test_what_is_published_while_a_rung_claim_arms_its_bell_is_found(
     open_broker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looks no second time, so it arms before it looks."""
+    """By the next claim, for which there is no need to wait."""
     publisher, usual = rung_before_the_commit(open_broker)
     arm = usual._bells.arm
 
-    def arming(queues: Sequence[str]) -> bool:
+    def arming(queues: Sequence[str], *, idle: bool) -> bool:
         publish(open_broker(), message())
-        return arm(queues)
+        return arm(queues, idle=idle)
 
     publish(publisher, message())
     monkeypatch.setattr(usual._bells, "arm", arming)
-    assert len(claim(usual, limit=3)) == 2
+    first, then = usual.claim(["photos"], 3), usual.claim(["photos"], 3)
+    assert [len(first.leases), len(then.leases)] == [1, 1]
+    assert first.next_in == 0
 
 
 def test_a_publish_that_is_undone_may_wake_and_leaves_nobody_deaf(open_broker: Open) -> None:
@@ -249,9 +268,9 @@ def test_a_claim_that_is_full_of_what_came_while_it_looked_asks_for_no_more(
     full.bell()
     arm = full._bells.arm
 
-    def arming(queues: Sequence[str]) -> bool:
+    def arming(queues: Sequence[str], *, idle: bool) -> bool:
         publish(publisher, message())
-        return arm(queues)
+        return arm(queues, idle=idle)
 
     monkeypatch.setattr(full._bells, "arm", arming)
     assert len(claim(full, limit=1)) == 1
@@ -398,7 +417,7 @@ def test_a_bell_that_is_being_hung_up_is_not_buried(broker: SqliteBroker, path: 
         patch.setattr(os, "open", idle_and_open)
         fd = waiter.fd()
     assert len(bells_of(path)) == 1
-    waiter.arm(["photos"])
+    waiter.arm(["photos"], idle=False)
     publish(broker, message())
     assert select.select([fd], [], [], 0)[0]
     waiter.close()

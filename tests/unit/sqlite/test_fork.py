@@ -69,7 +69,7 @@ def test_a_child_keeps_neither_its_parents_lock_nor_its_bell(path: Path) -> None
         lock, bells = WriteLock(path), Bells(folder, b"dead")
         lock.acquire(0)
         bells.fd()
-        bells.arm(["photos"])
+        bells.arm(["photos"], idle=True)
         read, write = os.pipe()
         if (survivor := os.fork()) == 0:
             os.write(write, b"!")

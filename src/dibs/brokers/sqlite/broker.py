@@ -6,7 +6,7 @@ Must never: hold SQL, or leave a message in two states for a moment. Called by: 
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +19,8 @@ from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import APPLIED, STORED, UNKNOWN
 from dibs.brokers.ends import Acks, acks_of, in_parts, other_end
+from dibs.brokers.handover import Handover
+from dibs.brokers.horizon import Horizon
 from dibs.brokers.sqlite.inspector import SqliteInspector, result_of
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, PublishUnknown
@@ -39,18 +41,19 @@ _shared = attrgetter(*(name for name in Message.__struct_fields__ if name not in
 class SqliteBroker(contract.Broker):
     """Queues in one file, for the processes of one machine."""
 
-    capabilities = Capabilities("D2", "SQLite WAL, synchronous=FULL", BATCH, 1 << 20)
+    capabilities = Capabilities(
+        "D2", "SQLite WAL, synchronous=FULL", BATCH, 1 << 20, takes_ahead=True
+    )
 
     def __init__(self, path: Path, *, worker_id: bytes, clock: Clock) -> None:
         self._db = Database(path, Path(__file__).parent)
         self._run = self._db.run
         self._clock = clock
         self._bells = Bells(beside(self._db.path, "-bells"), worker_id)
+        self._handover = Handover(self, self._db, self._bells, clock)
+        self._horizon = Horizon(lambda: self._run("first_expiry")[0][0], clock)
         self._numbers: dict[str, int] = {}
         self._turn = 0
-        # No lease runs out before this moment of the boot clock. It spares a scan of the leases at
-        # every claim: what is leased later lasts MIN_VISIBILITY_TIMEOUT_MS at the least.
-        self._horizon = 0
         self.url = f"sqlite:///{self._db.path}"
         self.created = self._db.created
         with self._db.closed_if_refused():
@@ -75,32 +78,26 @@ class SqliteBroker(contract.Broker):
         now = self._clock.wall_ms()
         inserts = [_insert(run, now) for run in runs]
         queues = {run.pattern.queue for run in runs}
+        alone = next(iter(runs[0])) if len(runs) == len(runs[0].ids) == 1 else None
         try:
-            answers, silent = self._db.write(
-                partial(self._ringing, queues, partial(self._store, inserts, now)),
-                partial(self._ringing, queues, partial(self._store_each, runs, now)),
+            answers = self._db.write(
+                partial(self._store, inserts, now, alone),
+                partial(self._store_each, runs, now),
                 storing=True,
                 unsure=PublishUnknown,
+                then=self._handover.tell,
             )
         except BaseException:
             self._numbers.clear()  # a queue may have been noted that is undone
+            self._handover.undo()
             raise
-        # After the commit: who asked to be rung before it, and looked, has found nothing.
-        self._bells.ring(silent)
+        if not self._handover.is_made():
+            # After the commit: who asked to be rung before it, and looked, has found nothing.
+            self._bells.ring(queues)
         return answers
 
-    def _ringing(
-        self, queues: Iterable[str], store: Callable[[], list[contract.Published]]
-    ) -> tuple[list[contract.Published], list[str]]:
-        """Store, and wake a waiter of each queue; return the queues for which nobody was woken.
-
-        To wake up takes an idle process as long as the disk takes for the commit that comes next:
-        so it does both at once, and then waits for the lock (benchmarks: `latency`).
-        """
-        return store(), self._bells.ring_again(queues)
-
     def _store(
-        self, inserts: list[tuple[str, int, list[Any]]], now: int
+        self, inserts: list[tuple[str, int, list[Any]]], now: int, alone: Message | None = None
     ) -> list[contract.Published]:
         connection, count = self._db.connection, 0
         for queue, wanted, values in inserts:
@@ -111,6 +108,8 @@ class SqliteBroker(contract.Broker):
         # The seqs have no gap: nobody else writes, and a conflict has raised.
         last = connection.last_insert_rowid()
         span = (last - count + 1, last, now)
+        if alone is not None and self._handover.make(alone, last, now):
+            return [STORED]
         self._run("make_ready", *span)
         if connection.changes() != count:
             self._run("schedule", *span)
@@ -132,27 +131,35 @@ class SqliteBroker(contract.Broker):
         """Look, and write only if there is something to grant."""
         asked, limit = limit, min(limit, self._at_once)
         queues = [queue for queue in queues if contract.QUEUE_NAME.fullmatch(queue)]
-        rung = self._bells.drain()
-        # Who rang is still at its commit: it costs no time to arm here, and spares another look.
-        armed = rung and limit > 0 and self._bells.arm(queues)
-        found = self._claimed(queues, limit, rung)
+        rung = self._bells.listen() if limit else self._bells.drain()
+        found = self._found(queues, limit, rung)
         self._bells.owed = False
-        if len(found.leases) < limit and not armed and self._bells.arm(queues):
-            if found.leases:
-                return contract.Claim(found.leases, 0)
+        if limit and not found.leases and self._bells.arm(queues, idle=True):
             # Looked again once it is armed: what was published in between has rung nobody.
-            found = self._claimed(queues, limit)
-        if len(found.leases) == limit < asked:
+            found = self._found(queues, limit)
+        if len(found.leases) < limit:
+            fresh = found.leases and self._bells.arm(queues, idle=False)
+            return contract.Claim(found.leases, 0) if fresh else found
+        if limit < asked:
             return contract.Claim(found.leases, 0)
-        if len(found.leases) == limit:
-            self._bells.disarm(queues, rung and not limit, partial(self._left, queues))
+        # What is granted is committed, so it must get out.
+        with contextlib.suppress(*([BrokerError] if found.leases else [])):
+            self._ask_no_more(queues, passes_on=rung and not limit)
         return found
 
-    def _left(self, queues: Sequence[str]) -> list[str]:
-        # The leases are committed: they must get out.
-        with contextlib.suppress(BrokerError), self._db.reading():
-            return self._look(queues)[1]
-        return []
+    def _ask_no_more(self, queues: Sequence[str], *, passes_on: bool) -> None:
+        with self._db.reading():
+            caught = self._bells.disarm(queues, passes_on, lambda: self._look(queues)[1])
+        if caught:
+            self._handover.give_back()
+
+    def _found(self, queues: Sequence[str], limit: int, rung: bool = False) -> contract.Claim:
+        found = contract.Claim([], 0)
+        if not self._bells.handed:
+            found = self._claimed(queues, limit, rung)
+        if self._bells.handed:
+            found = contract.Claim(self._handover.taken(queues, limit), 0)
+        return found
 
     @property
     def _at_once(self) -> int:
@@ -169,20 +176,22 @@ class SqliteBroker(contract.Broker):
     def _claimed(self, queues: Sequence[str], limit: int, rung: bool = False) -> contract.Claim:
         with self._db.reading():
             # Whoever rang has told what a look would tell.
-            if limit > 0 and (rung or any(self._look(queues)) or self._has_expired()):
+            if limit > 0 and (rung or any(self._look(queues)) or self._horizon.is_passed()):
                 return self._db.write(partial(self._grant, queues, limit))
             self._db.check_file()  # else an idle worker waits for ever for what is stored elsewhere
             return contract.Claim([], self._next_in())
 
     def _grant(self, queues: Sequence[str], limit: int) -> contract.Claim:
+        self._bells.drain()
+        if self._bells.handed:
+            return contract.Claim([], 0)  # whoever rang has handed over what it was for
         boot = self._clock.boot_ms()
         is_due, waiting = self._look(queues)
-        if is_due or self._has_expired():
+        if is_due or self._horizon.is_passed():
             self._run("promote", now=self._clock.wall_ms(), page=BATCH)
             expired = integers(seq for (seq,) in self._run("expired", boot, BATCH))
             self._run("sweep", seqs=expired)
-            self._horizon = 0
-            self._has_expired()
+            self._horizon.look_again()
             waiting = self._look(queues)[1]
         leases: list[Lease] = []
         self._turn += 1
@@ -342,6 +351,8 @@ class SqliteBroker(contract.Broker):
 
     def close(self) -> None:
         """Remove the bell and close the file."""
+        with contextlib.suppress(BrokerError):
+            self._ask_no_more((), passes_on=False)
         self._bells.close()
         self._db.close()
 
@@ -354,22 +365,8 @@ class SqliteBroker(contract.Broker):
         self._run("add_queue", queue)
         return int(self._run("queue_number", queue)[0][1])
 
-    def _has_expired(self) -> bool:
-        boot = self._clock.boot_ms()
-        if boot < self._horizon:
-            return False
-        first: int | None = self._run("first_expiry")[0][0]
-        latest = boot + contract.MIN_VISIBILITY_TIMEOUT_MS
-        self._horizon = latest if first is None else min(first, latest)
-        return first is not None and first <= boot
-
     def _next_in(self) -> float | None:
-        """Tell when time alone will change something; too early by up to a second at times."""
-        due, leases, expiry = self._run("next_moments")[0]
-        if leases > 100:
-            expiry = self._horizon
-        waits = ((due, self._clock.wall_ms()), (expiry, self._clock.boot_ms()))
-        return min((max(0, at - now) / 1000 for at, now in waits if at is not None), default=None)
+        return self._horizon.next_in(*self._run("next_moments")[0])
 
 
 def _insert(run: Alike, now: int) -> tuple[str, int, list[Any]]:

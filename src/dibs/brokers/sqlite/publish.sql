@@ -23,3 +23,10 @@ SELECT id FROM message WHERE id = ?1
 UNION ALL
 SELECT id FROM message WHERE unique_key = ?2
 LIMIT 1
+
+-- Nothing may be before it in its queue. (What is leased and runs out just now is met by a claim.)
+-- :: hand_over
+INSERT INTO lease SELECT seq, 1, :expiry, queue FROM message m
+WHERE seq = :seq AND due_ms <= :now AND NOT EXISTS (SELECT 1 FROM ready WHERE queue = m.queue)
+AND NOT EXISTS (SELECT 1 FROM scheduled WHERE due_ms <= :now)
+AND queue NOT IN (SELECT queue FROM paused)

@@ -1,0 +1,107 @@
+"""A message that is leased to a waiter by the transaction that stores it.
+
+Nobody else has ever seen it, so nothing is to be decided by a claim: that spares a commit and the
+claim's statements between `enqueue` and the start of a job (decision 0042). The waiter is called
+before the commit, and told of its lease after it, while the lock is still held.
+
+Owns: what is told to whom was called, and what becomes of what a waiter is told.
+Must never: tell of a lease that is not committed. Called by: brokers that are files, whose
+statement `hand_over` leases a message.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import msgspec
+
+from dibs.brokers.contract import Broker, Held
+from dibs.clock import Clock
+from dibs.errors import BrokerError
+from dibs.local.bells import LONGEST_NOTE, Bells
+from dibs.local.database import Database
+from dibs.message import Lease, Message, Release, Settlement
+
+OLD_SHARE = 20
+"""A lease is renewed when it is taken if more than one part of so many is over."""
+
+
+class Handover:
+    """The two ends of it, that of `broker` as a publisher and that as a waiter."""
+
+    def __init__(self, broker: Broker, db: Database, bells: Bells, clock: Clock) -> None:
+        self._broker = broker
+        self._db = db
+        self._bells = bells
+        self._clock = clock
+        self._lease: Lease | None = None
+        """What is handed over by the transaction under way,"""
+        self._note = b""
+        """and how that is told."""
+        self._is_told = False
+
+    def make(self, message: Message, seq: int, now: int) -> bool:
+        """Have `message` leased to one who waits for it; say whether it is.
+
+        It is not if nobody waits so, or if it is not its turn.
+        """
+        if not self._bells.call(message.queue):
+            return False
+        expiry = self._clock.boot_ms() + message.visibility_timeout_ms
+        lease = Lease(message, 1, 0, 0, 0, expiry, seq)
+        self._note = msgspec.msgpack.encode(lease)
+        if len(self._note) > LONGEST_NOTE:
+            return False
+        self._db.run("hand_over", seq=seq, now=now, expiry=expiry)
+        self._lease = lease if self._db.connection.changes() else None
+        return self._lease is not None
+
+    def tell(self) -> None:
+        """Tell whom was called, of its lease or to look: after the commit, within the lock."""
+        self._is_told = self._bells.tell(self._note if self._lease else b"")
+
+    def undo(self) -> None:
+        """Have whom was called look: nothing is committed, and its seq may be another's soon."""
+        self._lease = None
+        self._bells.tell(b"")
+
+    def is_made(self) -> bool:
+        """End it, after the lock; say whether a message was handed over.
+
+        If whom was called has died since, or closed its bell, the message goes back at once, and
+        not when its lease runs out.
+        """
+        lease, self._lease = self._lease, None
+        if lease is not None and not self._is_told:
+            with contextlib.suppress(BrokerError):
+                self._broker.settle([Settlement(lease, Release())])
+        return lease is not None
+
+    def taken(self, queues: Sequence[str], limit: int) -> list[Lease]:
+        """Return what was handed over to this waiter; what is not wanted is given back.
+
+        What has lain here is renewed first, as its holder counts its time from now.
+        """
+        boot = self._clock.boot_ms()
+        leases = [msgspec.msgpack.decode(note, type=Lease) for note in self._bells.handed]
+        if any(_is_old(lease, boot) for lease in leases):
+            answers = zip(leases, self._broker.extend(leases), strict=True)
+            leases = [lease for lease, answer in answers if isinstance(answer, Held)]
+        wanted = [lease for lease in leases if lease.message.queue in queues][:limit]
+        if len(wanted) < len(leases):
+            back = [Settlement(lease, Release()) for lease in leases if lease not in wanted]
+            self._broker.settle(back)
+        self._bells.handed.clear()
+        if wanted:
+            held_ms = min(lease.message.visibility_timeout_ms for lease in wanted)
+            self._db.hurry(held_ms / 6_000)  # a late renewal loses a lease
+        return wanted
+
+    def give_back(self) -> None:
+        """Give back what is being handed over to this waiter: who has the lock knows all of it."""
+        self._db.write(self._bells.drain)
+        self.taken((), 0)
+
+
+def _is_old(lease: Lease, boot: int) -> bool:
+    held_ms = lease.message.visibility_timeout_ms
+    return lease.expiry_ms - boot < held_ms - held_ms // OLD_SHARE
