@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from dibs import policy
 from dibs.brokers.contract import APPLIED, Claim, Extended, Held, Settled
 from dibs.brokers.holds import Hold, Holds
+from dibs.brokers.horizon import Horizon
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError
@@ -118,8 +119,8 @@ def rescues_late(patch: Patch) -> None:
     """Look for dead holders on a slow schedule of its own."""
     run = Database.run
 
-    def has_expired(self: SqliteBroker) -> bool:
-        first = self._run("first_expiry")[0][0]
+    def is_passed(self: Horizon) -> bool:
+        first = self._first()
         return first is not None and first + LATE_MS <= self._clock.boot_ms()
 
     def running(self: Database, statement: str, *values: Any, **named: Any) -> list[Any]:
@@ -127,7 +128,7 @@ def rescues_late(patch: Patch) -> None:
             values = values[0] - LATE_MS, *values[1:]
         return run(self, statement, *values, **named)
 
-    patch(SqliteBroker, "_has_expired", has_expired)
+    patch(Horizon, "is_passed", is_passed)
     patch(Database, "run", running)
 
 
@@ -154,13 +155,17 @@ def rescues_its_own_queues_only(patch: Patch) -> None:
 
 def waits_for_the_owner(patch: Patch) -> None:
     """Leave expired leases alone while a holder of this name seems to be alive."""
-    has_expired = SqliteBroker._has_expired
+    claimed, is_passed = SqliteBroker._claimed, Horizon.is_passed
+    alone = True
 
-    def expired(self: SqliteBroker) -> bool:
+    def claiming(self: SqliteBroker, *asked: Any) -> Claim:
+        nonlocal alone
         names = [name.partition("-")[0] for name in os.listdir(self._bells._folder)]
-        return max(map(names.count, names), default=0) < 2 and has_expired(self)
+        alone = max(map(names.count, names), default=0) < 2
+        return claimed(self, *asked)
 
-    patch(SqliteBroker, "_has_expired", expired)
+    patch(SqliteBroker, "_claimed", claiming)
+    patch(Horizon, "is_passed", lambda horizon: alone and is_passed(horizon))
 
 
 # Moves of more than one step
@@ -438,11 +443,11 @@ def claims_no_more_after_trouble(patch: Patch) -> None:
         failed(self, error)
         self.over = True
 
-    def claiming(self: Pump, now: float) -> None:
+    def claiming(self: Pump, now: float, rung: bool) -> None:
         if hasattr(self._patience, "over"):
             self._claim_at = math.inf
         else:
-            claim(self, now)
+            claim(self, now, rung)
 
     patch(Patience, "failed", failing)
     patch(Pump, "_claim", claiming)

@@ -25,7 +25,7 @@ def moments(scene: Scene, due_ms: int) -> list[float]:
 def waits(scene: Scene) -> bool:
     """Whether a worker has found nothing, and asks to be rung."""
     bells = scene.folder / "zoo.db-bells"
-    return bells.exists() and any("@" in name for name in os.listdir(bells))
+    return bells.exists() and any("=" in name for name in os.listdir(bells))
 
 
 @finds("grants_early", "ran before it was due")

@@ -67,7 +67,7 @@ def test_b38_a_bell_that_was_taken_down_is_hung_up_again(scene: Scene) -> None:
     scene.until_notes("once", 2)  # at the safety poll, a second later at most
     waits: list[float] = []
     for number in range(2, 6):
-        until(lambda: any("@" in each.name for each in bells(scene)), "only at the next look")
+        until(lambda: any("=" in each.name for each in bells(scene)), "only at the next look")
         asked_at = time.monotonic()
         scene.numbers("once", number)
         waits.append(scene.until_notes("once", number + 1)[-1].at - asked_at)

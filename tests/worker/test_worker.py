@@ -82,7 +82,7 @@ def test_the_first_claim_that_finds_nothing_has_asked_to_be_rung(scene: Scene) -
     scene.record = str(history)
     scene.worker(ready=False)
     until(lambda: history.exists() and history.read_bytes(), "the worker claims")
-    assert list((scene.folder / "zoo.db-bells").glob("default@*"))
+    assert list((scene.folder / "zoo.db-bells").glob("default=*"))
 
 
 # Stop

@@ -274,7 +274,7 @@ def test_a_claim_that_is_full_of_what_came_while_it_looked_asks_for_no_more(
 
     monkeypatch.setattr(full._bells, "arm", arming)
     assert len(claim(full, limit=1)) == 1
-    assert not [name for name in bells_of(path) if "@" in name]
+    assert not [name for name in bells_of(path) if "@" in name or "=" in name]
 
 
 def test_closing_removes_every_file_of_the_waiter(broker: SqliteBroker, path: Path) -> None:
@@ -302,7 +302,7 @@ def test_a_queue_whose_name_begins_like_another_is_not_rung(open_broker: Open) -
 def test_a_name_that_is_no_queue_reaches_no_file(broker: SqliteBroker, path: Path) -> None:
     waiting(broker, "../photos")
     assert len(bells_of(path)) == 1
-    assert sorted(entry.name for entry in path.parent.iterdir() if "@" in entry.name) == []
+    assert sorted(entry.name for entry in path.parent.iterdir() if "=" in entry.name) == []
 
 
 def test_what_ends_while_it_is_looked_for_is_told_by_the_same_look(
