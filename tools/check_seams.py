@@ -43,6 +43,7 @@ OUTSIDE = (
     "testing/*",
     "web/*",
     "brokers/sqlite/*",
+    "brokers/together.py",
     "wires/amqp/*",
     "local/*",
 )

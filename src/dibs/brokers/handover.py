@@ -55,8 +55,9 @@ class Handover:
         self._lease = lease if self._db.connection.changes() else None
         return self._lease is not None
 
-    def tell(self) -> None:
+    def tell(self, answers: object) -> None:
         """Tell whom was called, of its lease or to look: after the commit, within the lock."""
+        del answers  # of no interest to who was called
         self._is_told = self._bells.tell(self._note if self._lease else b"")
 
     def undo(self) -> None:

@@ -9,7 +9,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,11 +115,11 @@ class Database:
         storing: bool = False,
         wait: float | None = None,
         unsure: type[Exception] = errors.BrokerUnavailable,
-        then: Callable[[], object] | None = None,
+        then: Iterable[Callable[[T], object]] = (),
     ) -> T:
         """Run `work` in a transaction of its own; when this returns, it is durable.
 
-        `then` runs after the commit, before anybody else gets the lock.
+        `then` are told the answer after the commit, before anybody else gets the lock.
 
         If it raises `Undo`, what it did is undone, and `otherwise` runs in its place. When the disk
         is full, what ends or moves messages may use the reserve. What stores new ones may not, and
@@ -128,8 +128,7 @@ class Database:
         """
         if self._pid != os.getpid():
             raise self._inherited()
-        longest = LOCK_SHARE * self._call_seconds
-        deadline = time.monotonic() + (longest if wait is None else wait)
+        deadline = time.monotonic() + (self.lock_seconds if wait is None else wait)
         try:
             try:
                 return self._locked(work, otherwise, deadline, storing, then)
@@ -156,6 +155,15 @@ class Database:
         if seconds < self._call_seconds:
             self._call_seconds = seconds
             self.connection.set_busy_timeout(int(BUSY_SHARE * seconds * 1_000))
+
+    @property
+    def lock_seconds(self) -> float:
+        """How long a call waits for the lock at the most."""
+        return LOCK_SHARE * self._call_seconds
+
+    def busy(self) -> errors.BrokerBusy:
+        """Return the error that names who holds the lock."""
+        return errors.BrokerBusy(self._lock.holder())
 
     def _inherited(self) -> errors.BrokerError:
         return errors.BrokerError(f"{self.path} was opened before a fork: open it anew")
@@ -197,7 +205,7 @@ class Database:
         otherwise: Callable[[], T] | None,
         deadline: float,
         storing: bool,
-        then: Callable[[], object] | None,
+        then: Iterable[Callable[[T], object]],
     ) -> T:
         # Around the lock as well: each of its system calls gives the interpreter's lock away too.
         with prompt_interpreter:
@@ -214,8 +222,8 @@ class Database:
                     if otherwise is None:
                         raise
                     answer = self._transaction(otherwise)
-                if then is not None:
-                    then()
+                for tell in then:
+                    tell(answer)
                 return answer
             finally:
                 self._lock.release()

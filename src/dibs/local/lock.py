@@ -57,7 +57,7 @@ class WriteLock:
                     # The helper may have been granted it between the time-out and here.
                     self._wanted = False
                     if not self._granted.acquire(blocking=False):
-                        raise BrokerBusy(self._holder())
+                        raise BrokerBusy(self.holder())
             self._sign()
         except BaseException:
             self._give_up()  # also for a Ctrl-C: it would be granted to nobody
@@ -106,7 +106,7 @@ class WriteLock:
                     return True
                 if seconds <= 0:
                     fcntl.flock(self._turn, fcntl.LOCK_UN)
-                    raise BrokerBusy(self._holder())
+                    raise BrokerBusy(self.holder())
                 if self._helper is None:
                     helper = threading.Thread(target=self._help, daemon=True)
                     helper.start()
@@ -163,7 +163,8 @@ class WriteLock:
                     self.drop()
                     return
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """Say who holds it, and for how long."""
         words = os.pread(self._lock, 64, 0).split()
         pid, since = words if len(words) == 2 and all(map(bytes.isdigit, words)) else (b"?", b"")
         held = (time.monotonic_ns() - int(since or time.monotonic_ns())) / 1e9

@@ -8,7 +8,6 @@ import contextlib
 import json
 from collections.abc import Sequence
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,20 @@ from dibs.brokers.ends import Acks, acks_of, in_parts, other_end
 from dibs.brokers.handover import Handover
 from dibs.brokers.horizon import Horizon
 from dibs.brokers.sqlite.inspector import SqliteInspector, result_of
+from dibs.brokers.together import Answers, Together, Told
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, PublishUnknown
 from dibs.local.arrays import blobs, integers
+from dibs.local.batch import Batch
 from dibs.local.bells import Bells
 from dibs.local.database import Database, Undo
 from dibs.local.disk import beside
+from dibs.local.group import Group
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 
 BATCH = 5_000  # also of what time alone moves: more waits for the next claim
 SHARED_BATCH = 250  # a transaction of some 1 ms: a producer waits for several of them
 LATE = contract.Applied(late=True)
-_SINGLE = {"id", "queue", "args", "headers"}
-_shared = attrgetter(*(name for name in Message.__struct_fields__ if name not in _SINGLE))
-"""Reads the other fields, in one call: an insert of one message is worth a hundred microseconds."""
 
 
 class SqliteBroker(contract.Broker):
@@ -52,6 +51,8 @@ class SqliteBroker(contract.Broker):
         self._bells = Bells(beside(self._db.path, "-bells"), worker_id)
         self._handover = Handover(self, self._db, self._bells, clock)
         self._horizon = Horizon(lambda: self._run("first_expiry")[0][0], clock)
+        self._group = Group(beside(self._db.path, "-group"))
+        self._together = Together(self._db, self._group, self._commit, clock)
         self._numbers: dict[str, int] = {}
         self._turn = 0
         self.url = f"sqlite:///{self._db.path}"
@@ -74,18 +75,23 @@ class SqliteBroker(contract.Broker):
         return checks.published(messages, self.capabilities, self._stored)
 
     def _stored(self, runs: list[Alike]) -> list[contract.Published]:
-        """Store them at once; one by one if there is a duplicate, to tell which."""
-        now = self._clock.wall_ms()
-        inserts = [_insert(run, now) for run in runs]
-        queues = {run.pattern.queue for run in runs}
-        alone = next(iter(runs[0])) if len(runs) == len(runs[0].ids) == 1 else None
+        batch = Batch(runs, self._clock.wall_ms())
+        if self._db.contended and batch.alone is not None:
+            answer = self._together.publish(batch.alone)
+            if answer is not None:
+                return [answer]
+        return self._commit(batch)
+
+    def _commit(self, batch: Batch, *told: Told, wait: float | None = None) -> Answers:
+        """Store a batch at once; one by one if there is a duplicate, to tell which."""
         try:
             answers = self._db.write(
-                partial(self._store, inserts, now, alone),
-                partial(self._store_each, runs, now),
+                partial(self._store, batch, hands_over=True),
+                partial(self._store_each, batch),
                 storing=True,
+                wait=wait,
                 unsure=PublishUnknown,
-                then=self._handover.tell,
+                then=(self._handover.tell, *told),
             )
         except BaseException:
             self._numbers.clear()  # a queue may have been noted that is undone
@@ -93,36 +99,34 @@ class SqliteBroker(contract.Broker):
             raise
         if not self._handover.is_made():
             # After the commit: who asked to be rung before it, and looked, has found nothing.
-            self._bells.ring(queues)
+            self._bells.ring(batch.queues)
         return answers
 
-    def _store(
-        self, inserts: list[tuple[str, int, list[Any]]], now: int, alone: Message | None = None
-    ) -> list[contract.Published]:
+    def _store(self, batch: Batch, *, hands_over: bool = False) -> Answers:
         connection, count = self._db.connection, 0
-        for queue, wanted, values in inserts:
+        batch.fill()
+        for queue, wanted, values in batch.inserts:
             self._run("insert", self._number(queue) or self._added(queue), *values)
             if connection.changes() != wanted:
                 raise Undo
             count += wanted
         # The seqs have no gap: nobody else writes, and a conflict has raised.
         last = connection.last_insert_rowid()
-        span = (last - count + 1, last, now)
-        if alone is not None and self._handover.make(alone, last, now):
+        if hands_over and batch.alone and self._handover.make(batch.alone, last, batch.now):
             return [STORED]
+        span = (last - count + 1, last, batch.now)
         self._run("make_ready", *span)
         if connection.changes() != count:
             self._run("schedule", *span)
         return [STORED] * count
 
-    def _store_each(self, runs: list[Alike], now: int) -> list[contract.Published]:
+    def _store_each(self, batch: Batch) -> Answers:
         self._numbers.clear()  # a queue may have been noted that was just undone
-        return [self._store_one(message, now) for run in runs for message in run]
+        return [self._store_one(message, batch.now) for run in batch.runs for message in run]
 
     def _store_one(self, message: Message, now: int) -> contract.Published:
         try:
-            (alone,) = runs_of([message])
-            return self._store([_insert(alone, now)], now)[0]
+            return self._store(Batch(runs_of([message]), now))[0]
         except Undo:
             (holder,) = self._run("holder", message.id, message.unique_key)
             return contract.Duplicate(*holder)
@@ -354,6 +358,7 @@ class SqliteBroker(contract.Broker):
         with contextlib.suppress(BrokerError):
             self._ask_no_more((), passes_on=False)
         self._bells.close()
+        self._group.close()
         self._db.close()
 
     def _number(self, queue: str) -> int | None:
@@ -367,14 +372,3 @@ class SqliteBroker(contract.Broker):
 
     def _next_in(self) -> float | None:
         return self._horizon.next_in(*self._run("next_moments")[0])
-
-
-def _insert(run: Alike, now: int) -> tuple[str, int, list[Any]]:
-    """Return the queue of messages that are alike, how many, and the other values of their insert.
-
-    Made before the lock is taken: whoever holds it should not wait for the interpreter's.
-    """
-    pattern = run.pattern
-    headers = json.dumps(pattern.headers) if pattern.headers else None
-    ids = b"".join(run.ids)
-    return pattern.queue, len(run.ids), [*_shared(pattern), headers, now, ids, blobs(run.args)]

@@ -1,0 +1,167 @@
+"""The places where publishers of one file leave a note for the first in line, and are answered.
+
+Owns the folder `<db>-group`: of each publisher a FIFO `<name>` in which it leaves a note, and one
+`<name>+` in which it is answered; and `lead`, whose flock the first in line has. A note is left
+before the lead is tried for, and the leader collects after it has given the lead up: so a note is
+collected by whoever had the lead, or its owner gets the lead. To read a note is to take it: the
+kernel gives it to one reader, to a leader, or to its owner who takes it back.
+Must never: know what is in a note. Called by: `Together`.
+"""
+
+import contextlib
+import fcntl
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+from dibs.local.disk import open_private
+from dibs.local.fork import drop_in_child
+from dibs.local.listing import Listing
+
+NOTE_BYTES = select.PIPE_BUF
+"""What is written to a FIFO comes whole up to so many bytes (POSIX)."""
+TICKET_BYTES = 8
+LEAD, ANSWERS, NEW = "lead", "+", "~"
+FIFO = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Whom = tuple[str, bytes]
+"""Who is to be answered, and its ticket: it may have given up, and left another note since."""
+
+
+class Group:
+    """One publisher's place."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        self._listed = Listing(self._folder).names
+        self._name = os.urandom(8).hex()
+        self._notes = self._answers = self._lead = -1
+        self._others: dict[str, int] = {}
+        """Descriptors of the others' FIFOs: to open one takes as long as to read a few."""
+        self._ticket = 0
+
+    def leave(self, note: bytes) -> bool:
+        """Leave a note to be collected; say whether it is left: it may be too long."""
+        if len(note) > NOTE_BYTES - TICKET_BYTES:
+            return False
+        try:
+            if self._lead < 0:
+                self._join()
+            self._ticket += 1
+            os.write(self._notes, self._ticket.to_bytes(TICKET_BYTES) + note)
+        except OSError:
+            return False
+        return True
+
+    def take_back(self) -> bool:
+        """Take the note back; say whether nobody had collected it."""
+        return bool(_read(self._notes))
+
+    def leads(self) -> bool:
+        """Take the lead; say whether nobody else has it."""
+        try:
+            fcntl.flock(self._lead, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def lead_no_more(self) -> None:
+        """Give the lead up, if it is had."""
+        fcntl.flock(self._lead, fcntl.LOCK_UN)
+
+    def collect(self) -> Iterator[tuple[Whom, bytes]]:
+        """Take the others' notes, each with whom to answer."""
+        names = self._listed()
+        for gone in self._others.keys() - names:
+            os.close(self._others.pop(gone))
+        for name in names:
+            if name not in (self._name, LEAD) and not name.endswith((ANSWERS, NEW)):
+                fd = self._opened(name, os.O_RDONLY)
+                note = _read(fd)
+                if note:
+                    yield (name, note[:TICKET_BYTES]), note[TICKET_BYTES:]
+                elif note is not None:
+                    self._bury(name)
+
+    def answer(self, whom: Whom, answer: bytes) -> None:
+        """Answer a note that was collected; nobody is there if its owner died."""
+        name, ticket = whom
+        with contextlib.suppress(OSError):
+            fd = self._opened(name + ANSWERS, os.O_WRONLY)
+            os.write(fd, ticket + len(answer).to_bytes(1) + answer)
+
+    def wait(self, seconds: float) -> bytes | None:
+        """Return the answer to the last note; None if there is none within `seconds`."""
+        select.select([self._answers], [], [], seconds)
+        heard, at = _read(self._answers) or b"", 0
+        answer = None
+        while at < len(heard):
+            ticket, begin = heard[at : at + TICKET_BYTES], at + TICKET_BYTES + 1
+            at = begin + heard[begin - 1]
+            if ticket == self._ticket.to_bytes(TICKET_BYTES):
+                answer = heard[begin:at]
+        return answer
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self._lead >= 0:
+            self._bury(self._name)
+        self.drop()
+
+    def drop(self) -> None:
+        """Close the descriptors and nothing else: what a forked child does with its copies."""
+        fds = [self._notes, self._answers, self._lead, *self._others.values()]
+        self._notes = self._answers = self._lead = -1
+        self._others = {}
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+    def _join(self) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._folder)
+        os.chmod(self._folder, 0o700)  # whatever the umask
+        drop_in_child(self)
+        try:
+            self._answers = self._made(self._name + ANSWERS)
+            self._notes = self._made(self._name)
+            self._lead = open_private(Path(self._path(LEAD)))
+        except OSError:
+            self._bury(self._name)
+            self.drop()
+            raise
+
+    def _made(self, name: str) -> int:
+        """Make a FIFO that has its name from when it is open: one that nobody has open is dead."""
+        new = self._path(name + NEW)
+        os.mkfifo(new)
+        os.chmod(new, 0o600)
+        fd = os.open(new, os.O_RDWR | FIFO)
+        try:
+            os.rename(new, self._path(name))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _opened(self, name: str, flags: int) -> int:
+        if name not in self._others:
+            self._others[name] = os.open(self._path(name), flags | FIFO)
+        return self._others[name]
+
+    def _bury(self, name: str) -> None:
+        for each in (name, name + ANSWERS):
+            with contextlib.suppress(OSError):
+                os.unlink(self._path(each))
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{name}"
+
+
+def _read(fd: int) -> bytes | None:
+    """Return what is in a FIFO, b"" if nobody has it open any more, None if it is empty."""
+    try:
+        return os.read(fd, 2 * NOTE_BYTES)
+    except BlockingIOError:
+        return None
