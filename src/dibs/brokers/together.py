@@ -3,9 +3,13 @@
 Each leaves its message with the first in line, who stores all of them, and waits for an answer: so
 one wait for the disk is shared by all who would have stood in line for theirs (decision 0045).
 
+A leader may die between its commit and its answers. So it marks first that there is somebody to be
+answered, and notes in its transaction who: the next one with the lock answers in its place. Who
+then has the lock and no answer knows that nothing was stored.
+
 Owns: who leads, and what each is answered.
 Must never: tell a publisher that nothing was stored while somebody else may be storing it.
-Called by: brokers that are files, whose statement `holder` finds a message.
+Called by: brokers that are files, with the statements `holder`, `told` and `keep_told`.
 """
 
 import time
@@ -21,17 +25,15 @@ from dibs.clock import Clock
 from dibs.errors import BrokerError, PublishUnknown
 from dibs.local.batch import Batch
 from dibs.local.database import Database
-from dibs.local.group import Group, Whom
+from dibs.local.group import WHOM_BYTES, Group, Whom
 from dibs.message import Message
 
 RETRY_SECONDS = 0.01
 """How often who waits tries for the lead: it is free for so long where a leader gave up."""
-DEAD_SECONDS = 0.1
-"""How long an answer may come after its leader gave the lock up: it answers before, mostly."""
 
-OF_STORED, ALONE, UNKNOWN, OF_DUPLICATE = b"s", b"a", b"u", b"d"
-"""What is answered: it is stored; store it alone; nobody can tell; the id of what is there."""
-
+STORED_IT, FOUND_IT, LOOK, ALONE = b"s", b"f", b"l", b"a"
+"""What is answered: it is stored; it is there already, as the id that follows; look whether it is,
+for who stored it died; store it alone."""
 
 Answers = list[Published]
 Told = Callable[[Answers], object]
@@ -49,14 +51,17 @@ class Commit(Protocol):
 class Left(Batch):
     """What publishers have left; nobody has it before there is the lock to store it."""
 
-    def __init__(self, collect: Callable[[], list[Message]], clock: Clock) -> None:
+    def __init__(self, collect: Callable[[], Batch], note: Callable[[], object]) -> None:
         super().__init__([], 0)
-        self._collect = collect
-        self._clock = clock
+        self._collect: Callable[[], Batch] | None = collect
+        self._note = note
 
     def fill(self) -> None:
-        """Collect it."""
-        super().__init__(runs_of(self._collect()), self._clock.wall_ms())
+        """Collect it once, and note whose it is in each transaction that tries to store it."""
+        if self._collect is not None:
+            collected, self._collect = self._collect(), None
+            self.take(collected.runs, collected.now)
+        self._note()
 
 
 class Together:
@@ -68,7 +73,7 @@ class Together:
         self._commit = commit
         self._clock = clock
         self._asked: list[Whom] = []
-        """Whose messages this one has collected and not answered."""
+        """Who left what this one has collected."""
         self._has_own = False
         """Whether this one has its own message, which another leader may have collected."""
 
@@ -93,37 +98,41 @@ class Together:
         while not self._group.leads():
             answer = self._group.wait(RETRY_SECONDS)
             if answer is not None:
-                return _read(answer)
+                return self._meaning(answer, message)
             if time.monotonic() > deadline:
-                busy = self._db.busy()
-                if self._group.take_back():
-                    raise busy
-                raise PublishUnknown(f"it is with another process, and {busy}")
+                raise self._not_stored(self._db.busy())
         answers = self._lead(message, deadline - time.monotonic())
         if self._has_own:
             return answers[0]
-        answer = self._group.wait(DEAD_SECONDS)
-        return self._found(message) if answer is None else _read(answer)
+        # It was collected by one who had the lock before, and answers before it gives that up; or
+        # it died, and what it had stored was answered just now (see `_answer_for_the_dead`).
+        answer = self._group.wait(0)
+        return None if answer is None else self._meaning(answer, message)
 
     def _lead(self, message: Message, wait: float) -> Answers:
-        """Store what all have left, and `message`, if it is still here."""
-        self._has_own = False
+        """Store what all have left, and `message`, if nobody has collected it.
+
+        If it fails, the others are not told: one after the other leads, and sees for itself.
+        """
+        self._asked, self._has_own = [], False
+        left = Left(partial(self._collected, message), self._note)
         try:
-            left = Left(partial(self._collected, message), self._clock)
             return self._commit(left, self._tell, wait=wait)
         except BrokerError as error:
-            self._tell_all(UNKNOWN if isinstance(error, PublishUnknown) else ALONE)
-            if self._has_own or self._group.take_back():
+            if self._has_own:
                 raise
-            return []
-        except BaseException:
-            self._tell_all(UNKNOWN)
-            raise
+            raise self._not_stored(error) from error
         finally:
             self._group.lead_no_more()
 
-    def _collected(self, message: Message) -> list[Message]:
+    def _not_stored(self, error: BrokerError) -> BrokerError:
+        if self._group.take_back():
+            return error
+        return PublishUnknown(f"it is with another process, which does not answer: {error}")
+
+    def _collected(self, message: Message) -> Batch:
         self._group.lead_no_more()  # and then collect: who finds the lead taken has left its note
+        self._answer_for_the_dead()
         self._has_own = self._group.take_back()
         messages = [message] if self._has_own else []
         for whom, note in self._group.collect():
@@ -133,29 +142,33 @@ class Together:
                 self._group.answer(whom, ALONE)  # another version of dibs wrote it
             else:
                 self._asked.append(whom)
-        return messages
+        return Batch(runs_of(messages), self._clock.wall_ms())
+
+    def _note(self) -> None:
+        if self._asked:
+            self._group.mark(is_open=True)
+            self._db.run("keep_told", b"".join(self._asked))
 
     def _tell(self, answers: Answers) -> None:
-        asked, self._asked = self._asked, []
-        for whom, answer in zip(asked, answers[self._has_own :], strict=True):
-            there = OF_DUPLICATE + answer.id if isinstance(answer, Duplicate) else OF_STORED
+        for whom, answer in zip(self._asked, answers[self._has_own :], strict=True):
+            there = FOUND_IT + answer.id if isinstance(answer, Duplicate) else STORED_IT
             self._group.answer(whom, there)
+        if self._asked:
+            self._group.mark(is_open=False)
 
-    def _tell_all(self, answer: bytes) -> None:
-        asked, self._asked = self._asked, []
-        for whom in asked:
-            self._group.answer(whom, answer)
+    def _answer_for_the_dead(self) -> None:
+        if self._group.is_marked():
+            ((told,),) = self._db.run("told")
+            for at in range(0, len(told), WHOM_BYTES):
+                self._group.answer(told[at : at + WHOM_BYTES], LOOK)
+            self._group.mark(is_open=False)
 
-    def _found(self, message: Message) -> Published:
-        """Look for a message whose leader died: it may be done and gone, or was never stored."""
-        if self._db.run("holder", message.id, None):
-            return STORED
-        raise PublishUnknown("the process that was storing it died")
-
-
-def _read(answer: bytes) -> Published | None:
-    if answer == UNKNOWN:
-        raise PublishUnknown("the process that was storing it cannot tell")
-    if answer == ALONE:
-        return None
-    return STORED if answer == OF_STORED else Duplicate(answer[len(OF_DUPLICATE) :])
+    def _meaning(self, answer: bytes, message: Message) -> Published | None:
+        if answer == ALONE:
+            return None
+        if answer == LOOK:
+            # What is not there any more was stored, and is done; so was a key that is free again.
+            holder = self._db.run("holder", message.id, message.unique_key)
+            is_other = holder and holder[0][0] != message.id
+            return Duplicate(holder[0][0]) if is_other else STORED
+        return STORED if answer == STORED_IT else Duplicate(answer[len(FOUND_IT) :])

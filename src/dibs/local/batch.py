@@ -26,6 +26,10 @@ class Batch:
     """
 
     def __init__(self, runs: list[Alike], now: int) -> None:
+        self.take(runs, now)
+
+    def take(self, runs: list[Alike], now: int) -> None:
+        """Have these in it, and nothing else."""
         self.runs = runs
         self.now = now
         self.inserts = [_insert(run, now) for run in runs]
@@ -34,7 +38,7 @@ class Batch:
         self.alone: Message | None = next(iter(runs[0])) if is_one else None
 
     def fill(self) -> None:
-        """Have all in it that is to be stored, now that the lock is held: so it has, mostly."""
+        """Do what is to be done at the beginning of the transaction that stores it: nothing."""
 
 
 def _insert(run: Alike, now: int) -> tuple[str, int, list[Any]]:

@@ -25,8 +25,9 @@ TICKET_BYTES = 8
 LEAD, ANSWERS, NEW = "lead", "+", "~"
 FIFO = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Whom = tuple[str, bytes]
+Whom = bytes
 """Who is to be answered, and its ticket: it may have given up, and left another note since."""
+WHOM_BYTES = 16
 
 
 class Group:
@@ -35,7 +36,7 @@ class Group:
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._listed = Listing(self._folder).names
-        self._name = os.urandom(8).hex()
+        self._name = os.urandom(WHOM_BYTES - TICKET_BYTES).hex()
         self._notes = self._answers = self._lead = -1
         self._others: dict[str, int] = {}
         """Descriptors of the others' FIFOs: to open one takes as long as to read a few."""
@@ -46,7 +47,8 @@ class Group:
         if len(note) > NOTE_BYTES - TICKET_BYTES:
             return False
         try:
-            if self._lead < 0:
+            if not os.path.exists(self._path(self._name)):
+                self.drop()  # nobody would find it, if somebody cleared the folder away
                 self._join()
             self._ticket += 1
             os.write(self._notes, self._ticket.to_bytes(TICKET_BYTES) + note)
@@ -70,6 +72,14 @@ class Group:
         """Give the lead up, if it is had."""
         fcntl.flock(self._lead, fcntl.LOCK_UN)
 
+    def mark(self, *, is_open: bool) -> None:
+        """Note, with the lock held, whether there is somebody to be answered."""
+        os.pwrite(self._lead, b"1" if is_open else b"0", 0)
+
+    def is_marked(self) -> bool:
+        """Say whether somebody was to be answered by one who had the lock before."""
+        return os.pread(self._lead, 1, 0) == b"1"
+
     def collect(self) -> Iterator[tuple[Whom, bytes]]:
         """Take the others' notes, each with whom to answer."""
         names = self._listed()
@@ -80,13 +90,13 @@ class Group:
                 fd = self._opened(name, os.O_RDONLY)
                 note = _read(fd)
                 if note:
-                    yield (name, note[:TICKET_BYTES]), note[TICKET_BYTES:]
+                    yield bytes.fromhex(name) + note[:TICKET_BYTES], note[TICKET_BYTES:]
                 elif note is not None:
                     self._bury(name)
 
     def answer(self, whom: Whom, answer: bytes) -> None:
         """Answer a note that was collected; nobody is there if its owner died."""
-        name, ticket = whom
+        name, ticket = whom[:-TICKET_BYTES].hex(), whom[-TICKET_BYTES:]
         with contextlib.suppress(OSError):
             fd = self._opened(name + ANSWERS, os.O_WRONLY)
             os.write(fd, ticket + len(answer).to_bytes(1) + answer)

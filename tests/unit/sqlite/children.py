@@ -45,6 +45,25 @@ def stop_inside_a_commit(pipe: Connection, path: Path) -> None:
     database.write(lambda: os.kill(os.getpid(), signal.SIGSTOP))
 
 
+def lead_and_stop(pipe: Connection, path: Path, moment: str) -> None:
+    """Publish as one of a group, and stop before the commit, or after it and before any answer."""
+    broker = open_here(path)
+    broker._db.contended = True
+
+    def stop(*_: object) -> bool:
+        pipe.send(moment)
+        pipe.recv()
+        return False
+
+    if moment == "before":
+        broker._db.connection.set_commit_hook(stop)
+    else:
+        broker._together._tell = stop  # type: ignore[method-assign]
+    pipe.send("ready")
+    pipe.recv()
+    broker.publish([Message(os.urandom(16), "photos", "resize", b"{}")])
+
+
 def wait_for_work(pipe: Connection, folder: Path, queue: str, name: bytes) -> None:
     bells = Bells(folder, name)
     bells.fd()

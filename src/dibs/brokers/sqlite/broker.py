@@ -110,6 +110,8 @@ class SqliteBroker(contract.Broker):
             if connection.changes() != wanted:
                 raise Undo
             count += wanted
+        if not count:
+            return []  # another had collected what was left
         # The seqs have no gap: nobody else writes, and a conflict has raised.
         last = connection.last_insert_rowid()
         if hands_over and batch.alone and self._handover.make(batch.alone, last, batch.now):
@@ -122,6 +124,7 @@ class SqliteBroker(contract.Broker):
 
     def _store_each(self, batch: Batch) -> Answers:
         self._numbers.clear()  # a queue may have been noted that was just undone
+        batch.fill()
         return [self._store_one(message, batch.now) for run in batch.runs for message in run]
 
     def _store_one(self, message: Message, now: int) -> contract.Published:

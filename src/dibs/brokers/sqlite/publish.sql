@@ -30,3 +30,9 @@ INSERT INTO lease SELECT seq, 1, :expiry, queue FROM message m
 WHERE seq = :seq AND due_ms <= :now AND NOT EXISTS (SELECT 1 FROM ready WHERE queue = m.queue)
 AND NOT EXISTS (SELECT 1 FROM scheduled WHERE due_ms <= :now)
 AND queue NOT IN (SELECT queue FROM paused)
+
+-- :: told
+SELECT tickets FROM told
+
+-- :: keep_told
+UPDATE told SET tickets = ?
