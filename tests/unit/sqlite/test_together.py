@@ -1,9 +1,11 @@
 """Publishers that wait for the lock store what they have in one transaction."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import stat
+import termios
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +44,12 @@ def locked(path: Path) -> Iterator[WriteLock]:
     lock.close()
 
 
+def has_left_a_note(broker: SqliteBroker) -> bool:
+    notes = broker._group._notes
+    waiting = bytearray(4)
+    return notes >= 0 and fcntl.ioctl(notes, termios.FIONREAD, waiting) == 0 and any(waiting)
+
+
 class Publishers:
     """Brokers, each in a thread of its own, that publish a message each while the lock is held."""
 
@@ -53,9 +61,8 @@ class Publishers:
     def publish(self, number: int, new: Message) -> Future[list[Published]]:
         """Have one publish; return when it waits: the first in line, or for an answer."""
         broker = contended(self.brokers[number])
-        before = broker._group._ticket
         answer = self.pools[number].submit(broker.publish, [new])
-        until(lambda: broker._group._ticket > before, "it has left its note")
+        until(lambda: has_left_a_note(broker), "it has left its note")
         until(lambda: is_queued(self.path), "somebody waits for the lock")
         return answer
 
