@@ -4,11 +4,13 @@ import os
 from functools import partial
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 from dibs.brokers.contract import Applied, Broker
 from dibs.brokers.sqlite import open_sqlite
 from dibs.clock import Clock
+from dibs.local.database import Database
 from dibs.message import Ack
 from dibs.testing import BrokerConformance, Harness
 from dibs.testing.machine import BrokerMachine
@@ -22,6 +24,23 @@ def open_at(path: Path, clock: Clock) -> Broker:
 class TestSqliteBroker(BrokerConformance):
     def make_harness(self, folder: Path) -> Harness:
         return Harness(partial(open_at, folder / "queue.db"))
+
+
+class AtABusyFile:
+    """Database.contended, for who always finds others at the file."""
+
+    def __get__(self, database: object, owner: object) -> bool:
+        return True
+
+    def __set__(self, database: object, value: bool) -> None: ...
+
+
+class TestSqliteBrokerAtABusyFile(TestSqliteBroker):
+    """Every single message is left for the first in line, who is mostly its own publisher."""
+
+    @pytest.fixture(autouse=True)
+    def busy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Database, "contended", AtABusyFile(), raising=False)
 
 
 class SqliteMachine(BrokerMachine):
