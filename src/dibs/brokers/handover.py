@@ -84,6 +84,8 @@ class Handover:
         """
         boot = self._clock.boot_ms()
         leases = [msgspec.msgpack.decode(note, type=Lease) for note in self._bells.handed]
+        for lease in leases:
+            self._bells.was_called(lease.message.queue)
         if any(_is_old(lease, boot) for lease in leases):
             answers = zip(leases, self._broker.extend(leases), strict=True)
             leases = [lease for lease, answer in answers if isinstance(answer, Held)]

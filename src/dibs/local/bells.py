@@ -99,6 +99,11 @@ class Bells:
             self.drain()
         return self.owed
 
+    def was_called(self, queue: str) -> None:
+        """Note that what was handed over is of `queue`: it asks to be rung for that, still."""
+        if queue in self._asked:
+            self._asked[queue] = "@"
+
     def arm(self, queues: Iterable[str], *, idle: bool) -> bool:
         """Ask to be rung for `queues` and no other; say whether any was not asked for before.
 

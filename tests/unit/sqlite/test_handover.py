@@ -224,6 +224,21 @@ def test_closing_gives_back_what_was_handed_over(open_broker: Open) -> None:
     assert (lease.fence, lease.lost) == (2, 0)
 
 
+def test_a_claim_that_is_full_of_what_was_handed_over_asks_for_no_lock(
+    open_broker: Open, path: Path
+) -> None:
+    """It knows who took its wish, and what for."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    other = WriteLock(path)
+    other.acquire(10)
+    assert len(claim(waiter, limit=1)) == 1
+    other.release()
+    other.close()
+    publish(publisher, message())
+    assert not rung(waiter)
+
+
 def test_a_full_claim_gives_back_what_is_being_handed_over(open_broker: Open, path: Path) -> None:
     """Its publisher is at its commit, so there is nothing to be seen yet but that it called."""
     publisher, waiter = open_broker(), waiting(open_broker(), "photos", "videos")
