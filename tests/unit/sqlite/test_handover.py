@@ -225,16 +225,14 @@ def test_closing_gives_back_what_was_handed_over(open_broker: Open) -> None:
 
 
 def test_a_claim_that_is_full_of_what_was_handed_over_asks_for_no_lock(
-    open_broker: Open, path: Path
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It knows who took its wish, and what for."""
     publisher, waiter = open_broker(), waiting(open_broker(), "photos")
     publish(publisher, message())
-    other = WriteLock(path)
-    other.acquire(10)
-    assert len(claim(waiter, limit=1)) == 1
-    other.release()
-    other.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(waiter._db, "write", pytest.fail)
+        assert len(claim(waiter, limit=1)) == 1
     publish(publisher, message())
     assert not rung(waiter)
 
