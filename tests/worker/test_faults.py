@@ -518,7 +518,7 @@ def fill(scene: Scene) -> int:
     """Publish until the disk is full; return how many jobs are stored."""
     stored = 0
     filler = scene.folder / "filler"
-    filler.write_bytes(bytes(ROOM - (30 << 20)))
+    filler.write_bytes(bytes(ROOM - (31 << 20)))
     for weight in (100_000, 1_000, 10):
         with suppress(BrokerFull):
             while True:
