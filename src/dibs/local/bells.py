@@ -86,8 +86,9 @@ class Bells:
         if self._fd >= 0:
             heard = b""
             with contextlib.suppress(BlockingIOError):
-                while more := os.read(self._fd, FIFO_BYTES):
+                while len(more := os.read(self._fd, FIFO_BYTES)) == FIFO_BYTES:
                     heard += more
+                heard += more
             self.owed = self.owed or bool(heard)
             self._hear(heard)
         return self.owed
