@@ -21,8 +21,11 @@ from dibs.local.bells import LONGEST_NOTE, Bells
 from dibs.local.database import Database
 from dibs.message import Lease, Message, Release, Settlement
 
-OLD_SHARE = 20
-"""A lease is renewed when it is taken if more than one part of so many is over."""
+VERSION = b"\x01"
+"""Begins what is told. What another version of dibs tells is not taken, and its lease runs out."""
+
+OLD_MS = 50
+"""A lease is renewed when it is taken if it is older: by so much its holder may count too long."""
 
 
 class Handover:
@@ -44,11 +47,11 @@ class Handover:
 
         It is not if nobody waits so, or if it is not its turn.
         """
-        if not self._bells.call(message.queue):
+        if len(message.args) > LONGEST_NOTE or not self._bells.call(message.queue):
             return False
         expiry = self._clock.boot_ms() + message.visibility_timeout_ms
         lease = Lease(message, 1, 0, 0, 0, expiry, seq)
-        self._note = msgspec.msgpack.encode(lease)
+        self._note = VERSION + msgspec.msgpack.encode(lease)
         if len(self._note) > LONGEST_NOTE:
             return False
         self._db.run("hand_over", seq=seq, now=now, expiry=expiry)
@@ -65,8 +68,8 @@ class Handover:
         self._lease = None
         self._bells.tell(b"")
 
-    def is_made(self) -> bool:
-        """End it, after the lock; say whether a message was handed over.
+    def finish(self) -> bool:
+        """End it, after the lock; say whether somebody was called, so that nobody is to be rung.
 
         If whom was called has died since, or closed its bell, the message goes back at once, and
         not when its lease runs out.
@@ -75,7 +78,7 @@ class Handover:
         if lease is not None and not self._is_told:
             with contextlib.suppress(BrokerError):
                 self._broker.settle([Settlement(lease, Release())])
-        return lease is not None
+        return lease is not None or self._is_told
 
     def taken(self, queues: Sequence[str], limit: int) -> list[Lease]:
         """Return what was handed over to this waiter; what is not wanted is given back.
@@ -83,9 +86,7 @@ class Handover:
         What has lain here is renewed first, as its holder counts its time from now.
         """
         boot = self._clock.boot_ms()
-        leases = [msgspec.msgpack.decode(note, type=Lease) for note in self._bells.handed]
-        for lease in leases:
-            self._bells.was_called(lease.message.queue)
+        leases = [lease for note in self._bells.handed if (lease := _lease_of(note)) is not None]
         if any(_is_old(lease, boot) for lease in leases):
             answers = zip(leases, self._broker.extend(leases), strict=True)
             leases = [lease for lease, answer in answers if isinstance(answer, Held)]
@@ -100,11 +101,21 @@ class Handover:
         return wanted
 
     def give_back(self) -> None:
-        """Give back what is being handed over to this waiter: who has the lock knows all of it."""
-        self._db.write(self._bells.drain)
+        """Give back what is handed over to this waiter, which asks for nothing any more."""
+        if self._bells.may_be_called:
+            self._db.write(self._bells.drain)
+            self._bells.may_be_called = False
         self.taken((), 0)
 
 
 def _is_old(lease: Lease, boot: int) -> bool:
-    held_ms = lease.message.visibility_timeout_ms
-    return lease.expiry_ms - boot < held_ms - held_ms // OLD_SHARE
+    return boot - lease.expiry_ms + lease.message.visibility_timeout_ms > OLD_MS
+
+
+def _lease_of(note: bytes) -> Lease | None:
+    if note[:1] != VERSION:
+        return None
+    try:
+        return msgspec.msgpack.decode(note[1:], type=Lease)
+    except msgspec.MsgspecError:
+        return None

@@ -4,14 +4,15 @@ Each leaves its message with the first in line, who stores all of them, and wait
 one wait for the disk is shared by all who would have stood in line for theirs (decision 0045).
 
 A leader may die between its commit and its answers. So it marks first that there is somebody to be
-answered, and notes in its transaction who: the next one with the lock answers in its place. Who
-then has the lock and no answer knows that nothing was stored.
+answered, and notes the answers in its transaction: the next one with the lock gives them in its
+place. Who then has the lock and no answer knows that nothing was stored.
 
 Owns: who leads, and what each is answered.
 Must never: tell a publisher that nothing was stored while somebody else may be storing it.
-Called by: brokers that are files, with the statements `holder`, `told` and `keep_told`.
+Called by: brokers that are files, with the statements `told` and `keep_told`.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,9 +32,11 @@ from dibs.message import Message
 RETRY_SECONDS = 0.01
 """How often who waits tries for the lead: it is free for so long where a leader gave up."""
 
-STORED_IT, FOUND_IT, LOOK, ALONE = b"s", b"f", b"l", b"a"
-"""What is answered: it is stored; it is there already, as the id that follows; look whether it is,
-for who stored it died; store it alone."""
+VERSION = b"\x01"
+"""Begins a note. One of another version of dibs is left to its owner."""
+
+STORED_IT, FOUND_IT, ALONE = b"s", b"f", b"a"
+"""What is answered: it is stored; it is there already, as the id that follows; store it alone."""
 
 Answers = list[Published]
 Told = Callable[[Answers], object]
@@ -41,27 +44,31 @@ Told = Callable[[Answers], object]
 
 
 class Commit(Protocol):
-    """Stores a batch; an error says that nothing of it is stored, or that nobody can tell."""
+    """Stores a batch. A `BrokerError` says that nothing is stored, or that nobody can tell."""
 
-    def __call__(self, batch: Batch, *told: Told, wait: float | None) -> Answers:
-        """Store it, waiting for the lock for `wait` seconds."""
+    def __call__(self, batch: Batch, *told: Told) -> Answers:
+        """Store it."""
         ...
 
 
 class Left(Batch):
     """What publishers have left; nobody has it before there is the lock to store it."""
 
-    def __init__(self, collect: Callable[[], Batch], note: Callable[[], object]) -> None:
+    def __init__(self, collect: Callable[[], Batch], note: Callable[[Answers], object]) -> None:
         super().__init__([], 0)
         self._collect: Callable[[], Batch] | None = collect
         self._note = note
 
-    def fill(self) -> None:
-        """Collect it once, and note whose it is in each transaction that tries to store it."""
+    def begin(self) -> None:
+        """Collect it, once."""
         if self._collect is not None:
             collected, self._collect = self._collect(), None
             self.take(collected.runs, collected.now)
-        self._note()
+            self.alone = collected.alone
+
+    def end(self, answers: Answers) -> None:
+        """Note what is to be answered."""
+        self._note(answers)
 
 
 class Together:
@@ -72,10 +79,12 @@ class Together:
         self._group = group
         self._commit = commit
         self._clock = clock
-        self._asked: list[Whom] = []
+        self._owners: list[Whom] = []
         """Who left what this one has collected."""
         self._has_own = False
         """Whether this one has its own message, which another leader may have collected."""
+        self._had_lock = False
+        self._told = b""
 
     def publish(self, message: Message) -> Published | None:
         """Store a message, or have it stored by another; None if it is to be stored alone.
@@ -85,90 +94,119 @@ class Together:
             PublishUnknown: nobody can tell.
         """
         self._db.check_file()  # what is left beside a file that was replaced, others would store
-        if not self._group.leave(msgspec.msgpack.encode(message)):
+        if not self._group.leave(VERSION + msgspec.msgpack.encode(message)):
             return None
-        deadline = time.monotonic() + self._db.lock_seconds
         try:
-            return self._answered(message, deadline)
+            return self._answered(message)
         except BaseException:
             self._group.take_back()
             raise
 
-    def _answered(self, message: Message, deadline: float) -> Published | None:
+    def _answered(self, message: Message) -> Published | None:
+        began, seconds = time.monotonic(), self._db.lock_seconds
         while not self._group.leads():
             answer = self._group.wait(RETRY_SECONDS)
             if answer is not None:
-                return self._meaning(answer, message)
-            if time.monotonic() > deadline:
-                raise self._not_stored(self._db.busy())
-        answers = self._lead(message, deadline - time.monotonic())
+                return _meaning(answer)
+            waited = time.monotonic() - began
+            if waited > seconds / 2 and self._group.take_back():
+                return None  # who leads may be stopped, and need not have the lock
+            if waited > seconds:
+                raise _unknown(self._db.busy())
+        try:
+            answers = self._lead(message)
+        except BrokerError as error:
+            return self._after(error)
         if self._has_own:
             return answers[0]
-        # It was collected by one who had the lock before, and answers before it gives that up; or
-        # it died, and what it had stored was answered just now (see `_answer_for_the_dead`).
+        # Who collected it answers before it gives the lock up, or its answers were given just now.
         answer = self._group.wait(0)
-        return None if answer is None else self._meaning(answer, message)
+        return None if answer is None else _meaning(answer)
 
-    def _lead(self, message: Message, wait: float) -> Answers:
+    def _lead(self, message: Message) -> Answers:
         """Store what all have left, and `message`, if nobody has collected it.
 
         If it fails, the others are not told: one after the other leads, and sees for itself.
         """
-        self._asked, self._has_own = [], False
+        self._owners, self._has_own, self._had_lock = [], False, False
         left = Left(partial(self._collected, message), self._note)
         try:
-            return self._commit(left, self._tell, wait=wait)
-        except BrokerError as error:
-            if self._has_own:
-                raise
-            raise self._not_stored(error) from error
+            return self._commit(left, self._tell)
         finally:
             self._group.lead_no_more()
 
-    def _not_stored(self, error: BrokerError) -> BrokerError:
-        if self._group.take_back():
-            return error
-        return PublishUnknown(f"it is with another process, which does not answer: {error}")
+    def _after(self, error: BrokerError) -> Published | None:
+        """Say what became of the own message when it could not lead."""
+        answer = self._group.wait(0)
+        if answer is not None:
+            return _meaning(answer)
+        if self._had_lock or self._group.take_back():
+            raise error
+        raise _unknown(error)
 
     def _collected(self, message: Message) -> Batch:
         self._group.lead_no_more()  # and then collect: who finds the lead taken has left its note
-        self._answer_for_the_dead()
+        if self._group.is_marked():
+            ((told,),) = self._db.run("told")
+            self._answer_all(told)
+        self._had_lock = True
         self._has_own = self._group.take_back()
         messages = [message] if self._has_own else []
         for whom, note in self._group.collect():
-            try:
-                messages.append(msgspec.msgpack.decode(note, type=Message))
-            except msgspec.MsgspecError:
-                self._group.answer(whom, ALONE)  # another version of dibs wrote it
+            found = _message_of(note)
+            if found is None:
+                self._group.answer(whom, ALONE)
             else:
-                self._asked.append(whom)
-        return Batch(runs_of(messages), self._clock.wall_ms())
+                messages.append(found)
+                self._owners.append(whom)
+        batch = Batch(runs_of(messages), self._clock.wall_ms())
+        if not self._has_own:
+            batch.alone = None  # not handed over: if this one dies, another must be able to tell
+        return batch
 
-    def _note(self) -> None:
-        if self._asked:
-            self._group.mark(is_open=True)
-            self._db.run("keep_told", b"".join(self._asked))
+    def _note(self, answers: Answers) -> None:
+        if self._owners:
+            self._group.mark()
+            pairs = zip(self._owners, answers[self._has_own :], strict=True)
+            self._told = b"".join(_record(whom, answer) for whom, answer in pairs)
+            self._db.run("keep_told", self._told)
 
     def _tell(self, answers: Answers) -> None:
-        for whom, answer in zip(self._asked, answers[self._has_own :], strict=True):
-            there = FOUND_IT + answer.id if isinstance(answer, Duplicate) else STORED_IT
-            self._group.answer(whom, there)
-        if self._asked:
-            self._group.mark(is_open=False)
+        del answers  # they are noted
+        if self._owners:
+            with contextlib.suppress(BrokerError):  # it is stored; they are answered later
+                self._answer_all(self._told)
 
-    def _answer_for_the_dead(self) -> None:
-        if self._group.is_marked():
-            ((told,),) = self._db.run("told")
-            for at in range(0, len(told), WHOM_BYTES):
-                self._group.answer(told[at : at + WHOM_BYTES], LOOK)
-            self._group.mark(is_open=False)
+    def _answer_all(self, told: bytes) -> None:
+        """Give answers that are noted; only then nobody else has to."""
+        at = 0
+        while at < len(told):
+            begin = at + WHOM_BYTES + 1
+            end = begin + told[begin - 1]
+            self._group.answer(told[at : begin - 1], told[begin:end])
+            at = end
+        self._group.unmark()
 
-    def _meaning(self, answer: bytes, message: Message) -> Published | None:
-        if answer == ALONE:
-            return None
-        if answer == LOOK:
-            # What is not there any more was stored, and is done; so was a key that is free again.
-            holder = self._db.run("holder", message.id, message.unique_key)
-            is_other = holder and holder[0][0] != message.id
-            return Duplicate(holder[0][0]) if is_other else STORED
-        return STORED if answer == STORED_IT else Duplicate(answer[len(FOUND_IT) :])
+
+def _record(whom: Whom, answer: Published) -> bytes:
+    code = FOUND_IT + answer.id if isinstance(answer, Duplicate) else STORED_IT
+    return whom + len(code).to_bytes(1) + code
+
+
+def _message_of(note: bytes) -> Message | None:
+    if note[:1] != VERSION:
+        return None
+    try:
+        return msgspec.msgpack.decode(note[1:], type=Message)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _meaning(answer: bytes) -> Published | None:
+    if answer == ALONE:
+        return None
+    return STORED if answer == STORED_IT else Duplicate(answer[len(FOUND_IT) :])
+
+
+def _unknown(error: BrokerError) -> PublishUnknown:
+    return PublishUnknown(f"it is with another process, which does not answer: {error}")

@@ -1,7 +1,8 @@
 """Messages on their way into a file, as the columns of its inserts.
 
-Made before the lock is taken: whoever holds it should not wait for the interpreter's.
-Must never: look at one message where a run of them will do. Called by: brokers that are files.
+A batch of one's own is made before the lock is taken: who holds it should not wait for the
+interpreter's. Must never: look at one message where a run of them will do.
+Called by: brokers that are files.
 """
 
 import json
@@ -37,8 +38,11 @@ class Batch:
         is_one = len(runs) == 1 and len(runs[0].ids) == 1
         self.alone: Message | None = next(iter(runs[0])) if is_one else None
 
-    def fill(self) -> None:
-        """Do what is to be done at the beginning of the transaction that stores it: nothing."""
+    def begin(self) -> None:
+        """Do what is to be done first in each transaction that tries to store it: nothing."""
+
+    def end(self, answers: list[Any]) -> None:
+        """Do what is to be done last in it, with what became of each message: nothing."""
 
 
 def _insert(run: Alike, now: int) -> tuple[str, int, list[Any]]:

@@ -30,7 +30,7 @@ that is, after its length in two bytes."""
 LONGEST_NOTE = select.PIPE_BUF - 3
 """What is written to a FIFO comes whole up to PIPE_BUF bytes (POSIX)."""
 FIFO_BYTES = 65_536
-CALLED_SECONDS = 0.002
+CALLED_MS = 2
 """How long who is called waits for what is handed over, before it asks for the lock instead: a
 commit takes a tenth of it. To be woken from it is quicker than to get the lock."""
 RING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -65,6 +65,9 @@ class Bells:
         """What was handed over to this waiter, and is not taken yet."""
         self._is_called = False
         """Whether something is being committed for this waiter."""
+        self.may_be_called = False
+        """Whether something may be handed over that was not heard of. Only who has the lock, and
+        has drained the bell since, knows that nothing is: then all who were called are told."""
         self._callee = -1
         """The bell of whom this one has called, until it is told."""
         self._usual: dict[str, str] = {}
@@ -96,14 +99,19 @@ class Bells:
     def listen(self) -> bool:
         """Drain the bell; if something is being committed for us, wait for it a little."""
         self.drain()
-        if self._is_called and select.select([self._fd], [], [], CALLED_SECONDS)[0]:
+        if self._is_called:
+            waiting = select.poll()
+            waiting.register(self._fd, select.POLLIN)
+            waiting.poll(CALLED_MS)
             self.drain()
+            self._is_called = False  # else who called is dead, and each claim would wait for it
         return self.owed
 
-    def was_called(self, queue: str) -> None:
-        """Note that what was handed over is of `queue`: it asks to be rung for that, still."""
-        if queue in self._asked:
-            self._asked[queue] = "@"
+    def stay_rung(self) -> None:
+        """Have the bell go on ringing if something was handed over: it is for a claim to take."""
+        if self.handed:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._fd, RUNG)
 
     def arm(self, queues: Iterable[str], *, idle: bool) -> bool:
         """Ask to be rung for `queues` and no other; say whether any was not asked for before.
@@ -114,23 +122,21 @@ class Bells:
         if self._fd < 0:
             return False
         self._take_back(self._asked.keys() - set(queues))
+        self.may_be_called = self.may_be_called or idle
         return sum([self._ask(queue, "=" if idle else "@") for queue in queues]) > 0
 
     def disarm(
         self, queues: Collection[str], rung: bool, left: Callable[[], Collection[str]]
-    ) -> bool:
+    ) -> None:
         """Ask no more: a waiter with no room must not catch a ring that an idle one could use.
 
         One that it was given (`rung`) or catches just now is passed on for all queues: what it is
-        for may not be to be seen yet. Else another is woken for what is `left`, if one waits. It
-        says whether one was caught: by then something may be handed over to this waiter.
+        for may not be to be seen yet. Else another is woken for what is `left`, if one waits.
         """
-        caught = self._take_back(list(self._asked))
-        if caught or rung:
+        if self._take_back(list(self._asked)) or rung:
             self.ring(queues)
         elif self._waiting():
             self.ring(left())
-        return caught
 
     def ring(self, queues: Collection[str]) -> None:
         """Wake one waiter of each queue."""
@@ -295,11 +301,12 @@ class Bells:
         os.close(fd)
 
     def _rung(self, entry: str) -> bool:
-        try:
-            os.unlink(self._path(entry))
-        except OSError:
-            return False
-        return self._wake(entry.replace("=", "@").partition("@")[2])
+        queue, _, waiter = entry.replace("=", "@").partition("@")
+        for sign in "@=":  # its owner may have changed it since the folder was read
+            with contextlib.suppress(OSError):
+                os.unlink(self._path(f"{queue}{sign}{waiter}"))
+                return self._wake(waiter)
+        return False
 
     def _called(self, entry: str) -> bool:
         try:

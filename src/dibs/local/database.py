@@ -22,7 +22,7 @@ from dibs.local.lock import WriteLock
 from dibs.local.prompt import prompt_interpreter
 
 T = TypeVar("T")
-OURS, SCHEMA = 0x64696273, 1  # as the last lines of create.sql say it
+OURS, SCHEMA = 0x64696273, 2  # as the last lines of create.sql say it
 CALL_SECONDS = 5.0
 LOCK_SHARE = 0.8  # of a call's time: the wait for our lock,
 BUSY_SHARE = 0.18  # and for what does not queue on it, another program
@@ -53,7 +53,7 @@ class Database:
         self.contended = False
         """Whether others were at it when this process wanted to write the last time."""
         self._pid = os.getpid()
-        self._call_seconds = math.inf
+        self._call_seconds = self._until = math.inf
         self._reserve = disk.Reserve(disk.beside(self.path, "-reserve"))
         try:
             # With O_EXCL: to open and close a file that is open here would drop SQLite's locks.
@@ -156,10 +156,20 @@ class Database:
             self._call_seconds = seconds
             self.connection.set_busy_timeout(int(BUSY_SHARE * seconds * 1_000))
 
+    @contextlib.contextmanager
+    def one_call(self) -> Iterator[None]:
+        """Let all that waits for the lock within it wait no longer than one may."""
+        outer, self._until = self._until, time.monotonic() + self.lock_seconds
+        try:
+            yield
+        finally:
+            self._until = outer
+
     @property
     def lock_seconds(self) -> float:
-        """How long a call waits for the lock at the most."""
-        return LOCK_SHARE * self._call_seconds
+        """How long the lock may be waited for from now on."""
+        left = self._until - time.monotonic()
+        return max(0.0, min(LOCK_SHARE * self._call_seconds, left))
 
     def busy(self) -> errors.BrokerBusy:
         """Return the error that names who holds the lock."""
@@ -259,6 +269,9 @@ class Database:
         if schema > SCHEMA:
             why = f"{self.path} has schema {schema}, and this dibs knows up to {SCHEMA}"
             raise errors.SchemaTooNew(f"{why}: upgrade dibs; nothing was changed")
+        if schema < SCHEMA:
+            why = f"{self.path} has schema {schema}, of a dibs before its first release"
+            raise errors.BrokerRefused(f"{why}: drain it with that one, and name a new file")
         return False
 
     def _create(self) -> None:

@@ -5,17 +5,18 @@ Owns the folder `<db>-group`: of each publisher a FIFO `<name>` in which it leav
 before the lead is tried for, and the leader collects after it has given the lead up: so a note is
 collected by whoever had the lead, or its owner gets the lead. To read a note is to take it: the
 kernel gives it to one reader, to a leader, or to its owner who takes it back.
-Must never: know what is in a note. Called by: `Together`.
+Must never: know what is in a note, or take one that it could not answer. Called by: `Together`.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
 from collections.abc import Iterator
 from pathlib import Path
 
-from dibs.local.disk import open_private
+from dibs.local import disk
 from dibs.local.fork import drop_in_child
 from dibs.local.listing import Listing
 
@@ -24,6 +25,8 @@ NOTE_BYTES = select.PIPE_BUF
 TICKET_BYTES = 8
 LEAD, ANSWERS, NEW = "lead", "+", "~"
 FIFO = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+GONE = (errno.ENXIO, errno.ENOENT, errno.EPIPE)
+"""What the FIFO of answers says of an owner that died, or closed it."""
 
 Whom = bytes
 """Who is to be answered, and its ticket: it may have given up, and left another note since."""
@@ -36,18 +39,23 @@ class Group:
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._listed = Listing(self._folder).names
-        self._name = os.urandom(WHOM_BYTES - TICKET_BYTES).hex()
+        self._name = ""
         self._notes = self._answers = self._lead = -1
         self._others: dict[str, int] = {}
         """Descriptors of the others' FIFOs: to open one takes as long as to read a few."""
         self._ticket = 0
+
+    @property
+    def whom(self) -> Whom:
+        """Who this one is, with the ticket of its last note."""
+        return bytes.fromhex(self._name) + self._ticket.to_bytes(TICKET_BYTES)
 
     def leave(self, note: bytes) -> bool:
         """Leave a note to be collected; say whether it is left: it may be too long."""
         if len(note) > NOTE_BYTES - TICKET_BYTES:
             return False
         try:
-            if not os.path.exists(self._path(self._name)):
+            if self._lead < 0 or not os.path.exists(self._path(self._name)):
                 self.drop()  # nobody would find it, if somebody cleared the folder away
                 self._join()
             self._ticket += 1
@@ -72,38 +80,65 @@ class Group:
         """Give the lead up, if it is had."""
         fcntl.flock(self._lead, fcntl.LOCK_UN)
 
-    def mark(self, *, is_open: bool) -> None:
-        """Note, with the lock held, whether there is somebody to be answered."""
-        os.pwrite(self._lead, b"1" if is_open else b"0", 0)
+    def mark(self) -> None:
+        """Note, with the lock held, that somebody will have to be answered.
+
+        Raises:
+            BrokerError: it cannot be noted.
+        """
+        try:
+            os.pwrite(self._lead, b"1", 0)
+        except OSError as error:
+            raise disk.unusable(Path(self._path(LEAD)), error) from error
+
+    def unmark(self) -> None:
+        """Note, with the lock held, that all are answered; else they are once more, in vain."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._lead, b"0", 0)
 
     def is_marked(self) -> bool:
         """Say whether somebody was to be answered by one who had the lock before."""
         return os.pread(self._lead, 1, 0) == b"1"
 
     def collect(self) -> Iterator[tuple[Whom, bytes]]:
-        """Take the others' notes, each with whom to answer."""
+        """Take the others' notes, each with whom to answer; those of the dead are buried."""
         names = self._listed()
         for gone in self._others.keys() - names:
             os.close(self._others.pop(gone))
         for name in names:
-            if name not in (self._name, LEAD) and not name.endswith((ANSWERS, NEW)):
-                fd = self._opened(name, os.O_RDONLY)
-                note = _read(fd)
-                if note:
-                    yield bytes.fromhex(name) + note[:TICKET_BYTES], note[TICKET_BYTES:]
-                elif note is not None:
+            if name in (self._name, LEAD) or name.endswith((ANSWERS, NEW)):
+                continue
+            try:
+                self._opened(name + ANSWERS, os.O_WRONLY)  # first: whom it could not answer,
+                note = _read(self._opened(name, os.O_RDONLY))  # it must not take a note from
+            except OSError as error:
+                if error.errno in GONE:
                     self._bury(name)
+                continue
+            if note:
+                yield bytes.fromhex(name) + note[:TICKET_BYTES], note[TICKET_BYTES:]
+            elif note is not None:
+                self._bury(name)
 
     def answer(self, whom: Whom, answer: bytes) -> None:
-        """Answer a note that was collected; nobody is there if its owner died."""
+        """Answer a note; nobody is there to be answered if its owner died.
+
+        Raises:
+            BrokerError: its FIFO cannot be opened, which `collect` has open.
+        """
         name, ticket = whom[:-TICKET_BYTES].hex(), whom[-TICKET_BYTES:]
-        with contextlib.suppress(OSError):
+        try:
             fd = self._opened(name + ANSWERS, os.O_WRONLY)
             os.write(fd, ticket + len(answer).to_bytes(1) + answer)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise disk.unusable(Path(self._path(name)), error) from error
 
     def wait(self, seconds: float) -> bytes | None:
         """Return the answer to the last note; None if there is none within `seconds`."""
-        select.select([self._answers], [], [], seconds)
+        waiting = select.poll()
+        waiting.register(self._answers, select.POLLIN)
+        waiting.poll(seconds * 1_000)
         heard, at = _read(self._answers) or b"", 0
         answer = None
         while at < len(heard):
@@ -133,10 +168,12 @@ class Group:
             os.mkdir(self._folder)
         os.chmod(self._folder, 0o700)  # whatever the umask
         drop_in_child(self)
+        # A new one each time: others may have the FIFOs open that had the last one.
+        self._name = os.urandom(WHOM_BYTES - TICKET_BYTES).hex()
         try:
             self._answers = self._made(self._name + ANSWERS)
             self._notes = self._made(self._name)
-            self._lead = open_private(Path(self._path(LEAD)))
+            self._lead = disk.open_private(Path(self._path(LEAD)))
         except OSError:
             self._bury(self._name)
             self.drop()
@@ -161,7 +198,7 @@ class Group:
         return self._others[name]
 
     def _bury(self, name: str) -> None:
-        for each in (name, name + ANSWERS):
+        for each in (name, name + ANSWERS, name + NEW, name + ANSWERS + NEW):
             with contextlib.suppress(OSError):
                 os.unlink(self._path(each))
 

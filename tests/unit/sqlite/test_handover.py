@@ -2,13 +2,13 @@
 
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from dibs.brokers.contract import APPLIED, STALE, Duplicate, Gone
+from dibs.brokers.contract import APPLIED, STALE, Claim, Duplicate, Gone
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.errors import BrokerBusy, BrokerError
 from dibs.local.bells import LONGEST_NOTE
@@ -224,19 +224,6 @@ def test_closing_gives_back_what_was_handed_over(open_broker: Open) -> None:
     assert (lease.fence, lease.lost) == (2, 0)
 
 
-def test_a_claim_that_is_full_of_what_was_handed_over_asks_for_no_lock(
-    open_broker: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It knows who took its wish, and what for."""
-    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
-    publish(publisher, message())
-    with monkeypatch.context() as patch:
-        patch.setattr(waiter._db, "write", pytest.fail)
-        assert len(claim(waiter, limit=1)) == 1
-    publish(publisher, message())
-    assert not rung(waiter)
-
-
 def test_a_full_claim_gives_back_what_is_being_handed_over(open_broker: Open, path: Path) -> None:
     """Its publisher is at its commit, so there is nothing to be seen yet but that it called."""
     publisher, waiter = open_broker(), waiting(open_broker(), "photos", "videos")
@@ -352,3 +339,146 @@ def test_rings_and_notes_that_come_together_are_told_apart(open_broker: Open, pa
     os.close(fifo)
     assert len(claim(waiter, limit=2)) == 1
     assert select.select([waiter.bell()], [], [], 0)[0] == []
+
+
+def test_who_was_called_while_it_found_something_gives_it_back_when_it_stops(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks to be rung only, from then on; but its last wish had been taken already."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos", "videos")
+    arm = waiter._bells.arm
+
+    def arming(queues: Sequence[str], *, idle: bool) -> bool:
+        publish(publisher, message("videos"))
+        return arm(queues, idle=idle)
+
+    publish(publisher, message())
+    with monkeypatch.context() as patch:
+        patch.setattr(waiter._bells, "arm", arming)
+        assert len(claim(waiter, "photos", "videos", limit=5)) == 1
+    assert claim(waiter, "photos", "videos", limit=0) == []
+    assert claim_one(publisher, "videos").lost == 0
+
+
+def test_who_is_called_twice_before_it_claims_gives_back_what_is_too_much(
+    open_broker: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had looked, and asked again although it had been called meanwhile."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    arm = waiter._bells.arm
+
+    def arming(queues: Sequence[str], *, idle: bool) -> bool:
+        publish(publisher, message())
+        return arm(queues, idle=idle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(waiter._bells, "arm", arming)
+        patch.setattr(waiter, "_found", lambda *_: Claim([], None))
+        assert claim(waiter, limit=1) == []
+    with ThreadPoolExecutor(1) as aside:
+
+        def fill() -> Future[list[Lease]]:
+            filled = aside.submit(claim, waiter, limit=1)
+            until(lambda: is_queued(path), "it waits for the lock")
+            return filled
+
+        with at_the_commit(publisher, fill) as seen:
+            publish(publisher, message())
+        (filled,) = seen
+        assert isinstance(filled, Future)
+        assert len(filled.result(10)) == 1
+    lease = claim_one(publisher)
+    assert (lease.fence, lease.lost) == (2, 0)
+
+
+def test_what_could_not_be_given_back_is_when_the_broker_closes(
+    open_broker: Open, path: Path
+) -> None:
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    waiter._db.hurry(0.1)
+    other = WriteLock(path)
+    other.acquire(10)
+    with pytest.raises(BrokerBusy):
+        claim(waiter, limit=0)
+    other.release()
+    other.close()
+    waiter.close()
+    assert claim_one(publisher).lost == 0
+
+
+def test_a_ring_finds_who_changes_its_wish_meanwhile(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From asking to be rung to waiting idle, between the look at the folder and the ring."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    waiter._bells.arm(["photos"], idle=False)
+    listed = publisher._bells._listed
+
+    def listing() -> list[str]:
+        names = listed()
+        waiter._bells.arm(["photos"], idle=True)
+        return names
+
+    monkeypatch.setattr(publisher._bells, "_listed", listing)
+    publish(publisher, *messages(2))
+    assert rung(waiter)
+
+
+def test_whom_a_publisher_called_that_died_waits_for_it_once(open_broker: Open) -> None:
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    assert publisher._bells.call("photos")
+    os.close(publisher._bells._callee)
+    publisher._bells._callee = -1
+    assert claim(waiter) == []
+    assert not waiter._bells._is_called
+    publish(publisher, message())
+    assert len(claim(waiter, limit=2)) == 1
+
+
+def test_a_look_for_results_leaves_a_bell_ringing_with_which_something_came(
+    open_broker: Open,
+) -> None:
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    waiter.results([bytes(16)])
+    assert rung(waiter)
+    assert len(claim(waiter, limit=2)) == 1
+    assert not rung(waiter)
+
+
+@pytest.mark.parametrize("long", [0, 1])
+def test_what_is_not_handed_over_wakes_one_waiter(open_broker: Open, long: int) -> None:
+    publisher = open_broker()
+    waiters = [waiting(open_broker(), "photos") for _ in range(3)]
+    if not long:
+        publisher.inspector().pause("photos")
+    publish(publisher, message(args=b'"%s"' % (b"x" * LONGEST_NOTE * long)))
+    assert sum(map(rung, waiters)) == 1
+
+
+def test_what_another_version_tells_is_not_taken(open_broker: Open, clock: ManualClock) -> None:
+    """And it comes back, when its lease runs out."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    waiter._bells.drain()
+    waiter._bells.handed[:] = [b"\x02" + waiter._bells.handed[0][1:], b"\x01\xc1"]
+    assert claim(waiter, limit=2) == []
+    clock.advance(VISIBILITY_MS)
+    assert claim_one(waiter).lost == 1
+
+
+def test_it_is_renewed_if_it_is_older_than_its_holder_may_count_too_long(
+    open_broker: Open, clock: ManualClock
+) -> None:
+    hour = 3_600_000
+    publisher = open_broker()
+    for lain, expiry in ((50, hour - 50), (51, hour)):
+        waiter = waiting(open_broker(), "photos")
+        publish(publisher, message(visibility_timeout_ms=hour))
+        clock.advance(lain)
+        lease = claim_one(waiter)
+        (left,) = publisher._db.connection.execute("SELECT expiry_ms FROM lease").fetchone()
+        assert left - clock.boot_ms() == expiry
+        settle(waiter, lease, Ack())
+        waiter.close()

@@ -1,8 +1,10 @@
 """Publishers that wait for the lock store what they have in one transaction."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import resource
 import signal
 import stat
 import termios
@@ -34,7 +36,7 @@ def contended(broker: SqliteBroker) -> SqliteBroker:
 def stored_by(broker: SqliteBroker) -> "contextlib.AbstractContextManager[list[object]]":
     """Note at each of its commits how many messages it has collected, and its own."""
     together = broker._together
-    return at_the_commit(broker, lambda: len(together._asked) + together._has_own)
+    return at_the_commit(broker, lambda: len(together._owners) + together._has_own)
 
 
 @contextlib.contextmanager
@@ -310,11 +312,11 @@ def test_the_dead_are_buried_and_their_descriptors_closed(
     assert len(group_files(path)) == 2 * 4 + 1
     leader = contended(open_broker())
     publish(leader, message())
-    assert len(leader._group._others) == 4
+    assert len(leader._group._others) == 2 * 4
     publishers.pools[0].submit(publishers.brokers[0].close).result(10)
     contended(leader)
     publish(leader, message())
-    assert len(leader._group._others) == 3
+    assert len(leader._group._others) == 2 * 3
 
 
 def test_a_lost_folder_costs_time_and_no_message(
@@ -342,3 +344,127 @@ def test_a_note_that_this_version_cannot_read_is_left_to_its_owner(
         answers = [publishers.publish(n, message()) for n in range(2)]
     assert [one.result(10) for one in answers] == [[STORED]] * 2
     assert len(claim_all(broker)) == 2
+
+
+def test_who_could_not_be_answered_is_not_collected(
+    publishers: Publishers, path: Path, broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would not know that it is stored, and store it again."""
+    group = publishers.brokers[0]._group
+    opened = group._opened
+
+    def opening(name: str, flags: int) -> int:
+        if flags == os.O_WRONLY:
+            raise OSError(errno.EMFILE, "too many files open")
+        return opened(name, flags)
+
+    with locked(path):
+        leader = publishers.publish(0, message())
+        monkeypatch.setattr(group, "_opened", opening)
+        other = publishers.publish(1, message())
+    assert leader.result(10) == [STORED]
+    assert other.result(10) == [STORED]
+    assert len(claim_all(broker)) == 2
+
+
+def test_what_a_dead_leader_found_to_be_a_duplicate_is_told_as_one(
+    publishers: Publishers, path: Path, broker: SqliteBroker
+) -> None:
+    """Also if what was there is done by then, and nothing of it is to be seen."""
+    (there,) = publish(broker, message(unique_key="a"))
+    with child(lead_and_stop, path, "after") as (process, pipe):
+        assert pipe.recv() == "ready"
+        with locked(path):
+            pipe.send("go")
+            until(lambda: is_queued(path), "it leads")
+            answer = publishers.publish(0, message(unique_key="a"))
+        assert pipe.recv() == "after"
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        for lease in claim_all(broker):
+            settle(broker, lease, Ack())
+    assert answer.result(10) == [Duplicate(there.id)]
+
+
+def test_whoever_leaves_just_now_and_what_cannot_be_opened_is_passed_over(
+    publishers: Publishers, path: Path, broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publishers.brokers[0]
+    assert publishers.publish_now(0, message()) == [STORED]
+    folder = path.with_name("photos.db-group")
+    (folder / "00ff00ff00ff00ff").symlink_to(folder / "nowhere")
+    listed = first._group._listed
+    monkeypatch.setattr(first._group, "_listed", lambda: [*listed(), "ff00ff00ff00ff00"])
+    assert publishers.publish_now(0, message()) == [STORED]
+    assert len(claim_all(broker)) == 2
+
+
+def test_descriptors_of_any_number_will_do(
+    publishers: Publishers, path: Path, broker: SqliteBroker
+) -> None:
+    """A web server has its first thousand taken."""
+    with locked(path):
+        answers = [publishers.publish(n, message()) for n in range(2)]
+    for answer in answers:
+        answer.result(10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4_096), hard))
+    try:
+        for one in publishers.brokers:
+            group = one._group
+            if group._lead >= 0:
+                high = fcntl.fcntl(group._answers, fcntl.F_DUPFD_CLOEXEC, 1_100)
+                os.close(group._answers)
+                group._answers = high
+        with locked(path):
+            answers = [publishers.publish(n, message()) for n in range(2)]
+        assert [one.result(10) for one in answers] == [[STORED]] * 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(claim_all(broker)) == 4
+
+
+def test_a_leader_that_is_stopped_in_line_holds_up_nobody_for_long(
+    publishers: Publishers, broker: SqliteBroker
+) -> None:
+    """It has the lead and not the lock: who waits for it goes alone at half its time."""
+    publishers.publish_now(0, message())
+    publishers.publish_now(1, message())
+    assert publishers.brokers[0]._group.leads()
+    publishers.brokers[1]._db.hurry(0.5)
+    assert publishers.publish_now(1, message()) == [STORED]
+    publishers.brokers[0]._group.lead_no_more()
+    assert len(claim_all(broker)) == 3
+
+
+def test_no_call_waits_for_the_lock_longer_than_one_may(publishers: Publishers, path: Path) -> None:
+    """Neither in the group and then alone."""
+    waits: list[float] = []
+    database = publishers.brokers[0]._db
+    database.hurry(1.0)
+    acquire = database._lock.acquire
+    database._lock.acquire = lambda seconds: waits.append(seconds) or acquire(seconds)  # type: ignore[method-assign, func-returns-value]
+    publishers.publish_now(1, message())
+    assert publishers.brokers[1]._group.leads()
+    with locked(path), pytest.raises(BrokerBusy):
+        publishers.publish_now(0, message())
+    publishers.brokers[1]._group.lead_no_more()
+    assert len(waits) == 1
+    assert 0 < waits[0] <= 0.41
+
+
+def test_an_answer_that_came_is_believed_though_its_owner_could_not_lead(
+    publishers: Publishers, broker: SqliteBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publishers.brokers[0]
+    assert publishers.publish_now(0, message()) == [STORED]
+
+    def answered_and_busy(*_: object) -> list[Published]:
+        first._group.take_back()
+        first._group.answer(first._group.whom, b"s")
+        raise BrokerBusy("not now")
+
+    monkeypatch.setattr(first._together, "_commit", answered_and_busy)
+    assert publishers.publish_now(0, message()) == [STORED]
+    assert len(claim_all(broker)) == 1

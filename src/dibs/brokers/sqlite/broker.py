@@ -6,7 +6,7 @@ Must never: hold SQL, or leave a message in two states for a moment. Called by: 
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class SqliteBroker(contract.Broker):
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Store messages, many to a statement."""
-        return checks.published(messages, self.capabilities, self._stored)
+        with self._db.one_call():
+            return checks.published(messages, self.capabilities, self._stored)
 
     def _stored(self, runs: list[Alike]) -> list[contract.Published]:
         batch = Batch(runs, self._clock.wall_ms())
@@ -82,14 +83,13 @@ class SqliteBroker(contract.Broker):
                 return [answer]
         return self._commit(batch)
 
-    def _commit(self, batch: Batch, *told: Told, wait: float | None = None) -> Answers:
+    def _commit(self, batch: Batch, *told: Told) -> Answers:
         """Store a batch at once; one by one if there is a duplicate, to tell which."""
         try:
             answers = self._db.write(
-                partial(self._store, batch, hands_over=True),
-                partial(self._store_each, batch),
+                partial(self._within, batch, partial(self._store, hands_over=True)),
+                partial(self._within, batch, self._store_each),
                 storing=True,
-                wait=wait,
                 unsure=PublishUnknown,
                 then=(self._handover.tell, *told),
             )
@@ -97,14 +97,19 @@ class SqliteBroker(contract.Broker):
             self._numbers.clear()  # a queue may have been noted that is undone
             self._handover.undo()
             raise
-        if not self._handover.is_made():
+        if not self._handover.finish():
             # After the commit: who asked to be rung before it, and looked, has found nothing.
             self._bells.ring(batch.queues)
         return answers
 
+    def _within(self, batch: Batch, store: Callable[[Batch], Answers]) -> Answers:
+        batch.begin()
+        answers = store(batch)
+        batch.end(answers)
+        return answers
+
     def _store(self, batch: Batch, *, hands_over: bool = False) -> Answers:
         connection, count = self._db.connection, 0
-        batch.fill()
         for queue, wanted, values in batch.inserts:
             self._run("insert", self._number(queue) or self._added(queue), *values)
             if connection.changes() != wanted:
@@ -124,7 +129,6 @@ class SqliteBroker(contract.Broker):
 
     def _store_each(self, batch: Batch) -> Answers:
         self._numbers.clear()  # a queue may have been noted that was just undone
-        batch.fill()
         return [self._store_one(message, batch.now) for run in batch.runs for message in run]
 
     def _store_one(self, message: Message, now: int) -> contract.Published:
@@ -136,6 +140,10 @@ class SqliteBroker(contract.Broker):
 
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         """Look, and write only if there is something to grant."""
+        with self._db.one_call():
+            return self._claim(queues, limit)
+
+    def _claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         asked, limit = limit, min(limit, self._at_once)
         queues = [queue for queue in queues if contract.QUEUE_NAME.fullmatch(queue)]
         rung = self._bells.listen() if limit else self._bells.drain()
@@ -144,11 +152,10 @@ class SqliteBroker(contract.Broker):
         if limit and not found.leases and self._bells.arm(queues, idle=True):
             # Looked again once it is armed: what was published in between has rung nobody.
             found = self._found(queues, limit)
-        if len(found.leases) < limit:
+        if len(found.leases) < asked:
             fresh = found.leases and self._bells.arm(queues, idle=False)
-            return contract.Claim(found.leases, 0) if fresh else found
-        if limit < asked:
-            return contract.Claim(found.leases, 0)
+            is_more = fresh or limit < asked
+            return contract.Claim(found.leases, 0) if is_more and found.leases else found
         # What is granted is committed, so it must get out.
         with contextlib.suppress(*([BrokerError] if found.leases else [])):
             self._ask_no_more(queues, passes_on=rung and not limit)
@@ -156,9 +163,8 @@ class SqliteBroker(contract.Broker):
 
     def _ask_no_more(self, queues: Sequence[str], *, passes_on: bool) -> None:
         with self._db.reading():
-            caught = self._bells.disarm(queues, passes_on, lambda: self._look(queues)[1])
-        if caught:
-            self._handover.give_back()
+            self._bells.disarm(queues, passes_on, lambda: self._look(queues)[1])
+        self._handover.give_back()
 
     def _found(self, queues: Sequence[str], limit: int, rung: bool = False) -> contract.Claim:
         found = contract.Claim([], 0)
@@ -327,6 +333,7 @@ class SqliteBroker(contract.Broker):
     def results(self, ids: Sequence[bytes]) -> list[Result | None]:
         """Say how messages ended, and be rung for the others."""
         self._bells.drain()
+        self._bells.stay_rung()
         self._db.check_file()  # else it is waited for ever for what ends elsewhere
         found = self._results(ids)
         unfinished = [id for id, answer in zip(ids, found, strict=True) if answer is None]

@@ -98,12 +98,12 @@ SELECT m.id, q.name AS queue, m.task, m.args, m.due_ms, m.priority, m.visibility
   m.seq
 FROM message m CROSS JOIN queue q ON q.no = m.queue LEFT JOIN dead d ON d.seq = m.seq;
 
--- Who was to be answered by the last publisher that stored what others had left, if it died first.
-CREATE TABLE told(tickets BLOB NOT NULL) STRICT;
+-- What the last publisher that stored what others had left was to answer, in case it died first.
+CREATE TABLE told(answers BLOB NOT NULL) STRICT;
 INSERT INTO told VALUES (x'');
 
 CREATE TABLE result(id BLOB PRIMARY KEY, value BLOB, expires_ms INTEGER NOT NULL) STRICT;
 CREATE INDEX result_expiry ON result(expires_ms);
 
 PRAGMA application_id = 0x64696273; -- "dibs"
-PRAGMA user_version = 1
+PRAGMA user_version = 2

@@ -32,7 +32,7 @@ AND NOT EXISTS (SELECT 1 FROM scheduled WHERE due_ms <= :now)
 AND queue NOT IN (SELECT queue FROM paused)
 
 -- :: told
-SELECT tickets FROM told
+SELECT answers FROM told
 
 -- :: keep_told
-UPDATE told SET tickets = ?
+UPDATE told SET answers = ?
