@@ -85,15 +85,16 @@ class Handle:
 
     def _stored(self, broker: Broker, messages: Sequence[Message]) -> list[Verdict]:
         answers: list[Published]
+        why = ""
         try:
             answers = broker.publish(messages)
-        except PublishUnknown:
-            answers = [Unknown() for _ in messages]
+        except PublishUnknown as error:
+            answers, why = [Unknown() for _ in messages], f": {error}"
         if answers.count(STORED) == len(messages):  # one step in C, however many they are
             return list(ids_of(messages))
         self._ask_again(broker, messages, answers)
         return [
-            message.id if type(answer) is Stored else verdict(message, answer, broker)
+            message.id if type(answer) is Stored else verdict(message, answer, broker, why)
             for message, answer in zip(messages, answers, strict=True)
         ]
 
@@ -148,8 +149,8 @@ class Handle:
                 answers[i] = answer
 
 
-def verdict(message: Message, answer: Published, broker: Broker) -> Verdict:
-    """Return what an answer other than `Stored` means to whoever enqueued."""
+def verdict(message: Message, answer: Published, broker: Broker, why: str = "") -> Verdict:
+    """Return what an answer other than `Stored` means to whoever enqueued; `why` it was lost."""
     if isinstance(answer, Duplicate):  # of itself, if an earlier try had taken effect
         return answer.id
     if isinstance(answer, Refused):
@@ -158,7 +159,7 @@ def verdict(message: Message, answer: Published, broker: Broker) -> Verdict:
         return refusal(f"`{message.task}` was not enqueued on {broker.url}: {answer.why}")
     return PublishUnknown(
         f"{broker.url} did not say whether it stored the job {as_text(message.id)} of"
-        f" `{message.task}`, {TRIES} times in a row: it may or may not be there"
+        f" `{message.task}`, {TRIES} times in a row{why}: it may or may not be there"
     )
 
 

@@ -167,12 +167,11 @@ class SqliteBroker(contract.Broker):
         self._handover.give_back()
 
     def _found(self, queues: Sequence[str], limit: int, rung: bool = False) -> contract.Claim:
-        found = contract.Claim([], 0)
         if not self._bells.handed:
             found = self._claimed(queues, limit, rung)
-        if self._bells.handed:
-            found = contract.Claim(self._handover.taken(queues, limit), 0)
-        return found
+            if not self._bells.handed:
+                return found
+        return contract.Claim(self._handover.taken(queues, limit), 0)
 
     @property
     def _at_once(self) -> int:
