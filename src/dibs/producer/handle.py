@@ -89,7 +89,8 @@ class Handle:
         try:
             answers = broker.publish(messages)
         except PublishUnknown as error:
-            answers, why = [Unknown() for _ in messages], f": {error}"
+            answers = [Unknown() for _ in messages]
+            why = f": {error}"
         if answers.count(STORED) == len(messages):  # one step in C, however many they are
             return list(ids_of(messages))
         self._ask_again(broker, messages, answers)
