@@ -4,7 +4,7 @@ Nobody else has ever seen it, so nothing is to be decided by a claim: that spare
 claim's statements between `enqueue` and the start of a job (decision 0042). The waiter is called
 before the commit, and told of its lease after it, while the lock is still held.
 
-Owns: what is told to whom was called, and what becomes of what a waiter is told.
+Owns: what is told to whom was called.
 Must never: tell of a lease that is not committed. Called by: brokers that are files, whose
 statement `hand_over` leases a message.
 """
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dibs.brokers.contract import Broker, Held
+from dibs.brokers.contract import Broker
+from dibs.brokers.handed import taken
 from dibs.clock import Clock
 from dibs.errors import BrokerError
 from dibs.local.bells import LONGEST_NOTE, Bells
@@ -23,9 +24,6 @@ from dibs.message import Lease, Message, Release, Settlement
 
 VERSION = b"\x01"
 """Begins what is told. What another version of dibs tells is not taken, and its lease runs out."""
-
-OLD_MS = 50
-"""A lease is renewed when it is taken if it is older: by so much its holder may count too long."""
 
 
 class Handover:
@@ -81,19 +79,9 @@ class Handover:
         return lease is not None or self._is_told
 
     def taken(self, queues: Sequence[str], limit: int) -> list[Lease]:
-        """Return what was handed over to this waiter; what is not wanted is given back.
-
-        What has lain here is renewed first, as its holder counts its time from now.
-        """
-        boot = self._clock.boot_ms()
+        """Return what was handed over to this waiter; what is not wanted is given back."""
         leases = [lease for note in self._bells.handed if (lease := _lease_of(note)) is not None]
-        if any(_is_old(lease, boot) for lease in leases):
-            answers = zip(leases, self._broker.extend(leases), strict=True)
-            leases = [lease for lease, answer in answers if isinstance(answer, Held)]
-        wanted = [lease for lease in leases if lease.message.queue in queues][:limit]
-        if len(wanted) < len(leases):
-            back = [Settlement(lease, Release()) for lease in leases if lease not in wanted]
-            self._broker.settle(back)
+        wanted = taken(self._broker, leases, queues, limit, self._clock.boot_ms())
         self._bells.handed.clear()
         if wanted:
             held_ms = min(lease.message.visibility_timeout_ms for lease in wanted)
@@ -106,10 +94,6 @@ class Handover:
             self._db.write(self._bells.drain)
             self._bells.may_be_called = False
         self.taken((), 0)
-
-
-def _is_old(lease: Lease, boot: int) -> bool:
-    return boot - lease.expiry_ms + lease.message.visibility_timeout_ms > OLD_MS
 
 
 def _lease_of(note: bytes) -> Lease | None:

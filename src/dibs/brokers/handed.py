@@ -1,0 +1,34 @@
+"""What was handed over to a waiter: leased to it by whoever published it, and not taken yet.
+
+Owns: what becomes of it when the waiter claims. Must never: let a holder count from now the time of
+a lease that is much older. Called by: brokers whose waiters are handed messages.
+"""
+
+from collections.abc import Sequence
+
+from dibs.brokers.contract import Broker, Held
+from dibs.message import Lease, Release, Settlement
+
+OLD_MS = 50
+"""A lease is renewed when it is taken if it is older: by so much its holder may count too long."""
+
+
+def taken(
+    broker: Broker, leases: list[Lease], queues: Sequence[str], limit: int, now_ms: int
+) -> list[Lease]:
+    """Return what is wanted of `leases`, all of this waiter; what is not is given back.
+
+    What has lain here is renewed first, as its holder counts its time from now. `now_ms` is on the
+    clock of their expiry.
+    """
+    if any(_is_old(lease, now_ms) for lease in leases):
+        answers = zip(leases, broker.extend(leases), strict=True)
+        leases = [lease for lease, answer in answers if isinstance(answer, Held)]
+    wanted = [lease for lease in leases if lease.message.queue in queues][:limit]
+    if len(wanted) < len(leases):
+        broker.settle([Settlement(lease, Release()) for lease in leases if lease not in wanted])
+    return wanted
+
+
+def _is_old(lease: Lease, now_ms: int) -> bool:
+    return now_ms - lease.expiry_ms + lease.message.visibility_timeout_ms > OLD_MS
