@@ -6,10 +6,12 @@ Called by: the connections to Redis and PostgreSQL, and their adapters. The wire
 from the start of each call and needs none of this.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from dibs.clock import Clock
+from dibs.message import Lease
 
 
 class Limit:
@@ -24,14 +26,20 @@ class Limit:
         """Let no call last longer than this, from now on."""
         self.seconds = min(self.seconds, seconds)
 
+    def bear(self, leases: Iterable[Lease]) -> None:
+        """Let no call last longer than a sixth of these leases: a late renewal loses one."""
+        held = (lease.message.visibility_timeout_ms for lease in leases)
+        self.hurry(min(held, default=math.inf) / 6_000)
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Let all calls that are made within last no longer than one may."""
-        self._deadline = self._clock.monotonic() + self.seconds
+        outer = self._deadline
+        self._deadline = self.until()
         try:
             yield
         finally:
-            self._deadline = None
+            self._deadline = outer
 
     def until(self) -> float:
         """Return until when a call that begins now may last."""

@@ -154,9 +154,7 @@ class PostgresBroker(contract.Broker):
         # They come in order: of a queue, the last one of priority 0 is the highest.
         self._floors |= {row[1]: row[19] for row in rows if row[5] == 0}
         leases = [_lease(row) for row in rows]
-        if leases:
-            shortest = min(lease.message.visibility_timeout_ms for lease in leases)
-            self._session.limit.hurry(shortest / 6_000)
+        self._session.limit.bear(leases)
         return contract.Claim(leases, None if wait is None else wait / 1_000)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
