@@ -6,6 +6,7 @@ Called by: whoever holds a `Broker`; made by `open_url` and `open_redis`. What k
 what is in them, is said in `common.lua`.
 """
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,10 +21,11 @@ from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED
 from dibs.brokers.ends import in_parts
-from dibs.brokers.redis.inspector import RedisInspector, message_of, past_of, result_of
+from dibs.brokers.handed import taken
+from dibs.brokers.redis.inspector import RedisInspector, leases_of, result_of
 from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
-from dibs.clock import Clock
-from dibs.errors import BrokerRefused, BrokerUnavailable, PublishUnknown
+from dibs.clock import Clock, system_randomness
+from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
 from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, namespace_of
@@ -31,6 +33,7 @@ from dibs.wires.resp.bell import Bell
 from dibs.wires.resp.link import Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
+LOOK_AGAIN_SECONDS = 0.01  # whom something was handed to is rung until then, as those who have some
 SWEEPS = 20  # scripts that only move what fell due, before one grants what there is
 ANSWERS = (APPLIED, contract.Applied(late=True), STALE, GONE)
 Item = TypeVar("Item")
@@ -44,17 +47,19 @@ _encode = msgpack.Encoder().encode
 class RedisBroker(contract.Broker):
     """Queues in one namespace of a Redis server."""
 
-    capabilities = Capabilities(*LEVELS["everysec"], BATCH, 1 << 20)
+    capabilities = Capabilities(*LEVELS["everysec"], BATCH, 1 << 20, takes_ahead=True)
 
     def __init__(
         self, address: Address, prefix: str, *, clock: Clock, worker_id: bytes, now: str = NOW
     ) -> None:
         scripts, limit = scripts_in(FOLDER, now, COMMON), Limit(contract.CALL_LIMIT_SECONDS, clock)
         self._link = link = Link(address, namespace_of(prefix), clock, scripts, limit)
-        self._waiter = worker_id.hex() or "0"
-        self._bell: Bell | None = None
+        # No two have one name: both would take what is handed over to it.
+        self._bell = Bell(link.another(), (worker_id + system_randomness(4)).hex())
         self._awaited: set[bytes] = set()
+        self._clock = clock
         self._turn = 0
+        self._ahead_ms = 0  # the server's clock, of `boot_ms`, at most
         self.url = link.address.shown
         settings = settings_of(link)
         if settings.cluster:
@@ -96,30 +101,53 @@ class RedisBroker(contract.Broker):
         return answers
 
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
-        """Grant what is ready, to each queue its share, and be rung for the rest."""
+        """Grant what was handed over or is ready, to each queue its share; be rung for the rest."""
         asked, limit = limit, max(0, min(limit, BATCH))
         names = [name for name in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(name)]
-        start = self._turn % max(1, len(names))
-        self._turn += 1
         with self._link.limit.together():
-            waiter = self._heard()
-            found = self._granted(limit, waiter, *names[start:], *names[:start])
-        more, now, next_ms, granted, states = found
-        leases = _leases(now, granted, states)
-        if leases:
-            shortest = min(one.message.visibility_timeout_ms for one in leases)
-            self._link.limit.hurry(shortest / 6_000)
-        if more or len(leases) == limit < asked:
-            return contract.Claim(leases, 0)
-        return contract.Claim(leases, None if next_ms < 0 else next_ms / 1_000)
+            waiter = self._bell.hear()
+            if limit and (handed := self._handed(names, limit, waiter)):
+                return contract.Claim(handed, LOOK_AGAIN_SECONDS)
+            found = self._granted(names, limit, waiter)
+            # What is granted must get out.
+            with contextlib.suppress(*([BrokerError] if found.leases else [])):
+                if handed := self._handed(names, limit - len(found.leases), waiter):
+                    return contract.Claim(found.leases + handed, 0)
+        return contract.Claim(found.leases, 0) if len(found.leases) == limit < asked else found
 
-    def _granted(self, *asked: Any) -> Any:
+    def _granted(self, names: Sequence[str], limit: int, waiter: str) -> contract.Claim:
+        start, sent = self._turn % max(1, len(names)), self._clock.boot_ms()
+        self._turn += 1
+        turned = *names[start:], *names[:start]
+        found = self._claimed(limit, waiter, int(self._bell.is_idle), *turned)
+        more, now, next_ms, granted, states, wish = found
+        self._ahead_ms = now - sent
+        self._bell.asked(wish)
+        leases = leases_of(now, granted, states)
+        self._link.limit.bear(leases)
+        return contract.Claim(leases, 0 if more else None if next_ms < 0 else next_ms / 1_000)
+
+    def _claimed(self, *asked: Any) -> Any:
         """Run a claim, and others first while more falls due than fits: it may be more urgent."""
         for _ in range(SWEEPS):
             answer = self._run("claim", 0, *asked)
             if answer[3] or not answer[0]:
                 return answer
         return self._run("claim", 1, *asked)
+
+    def _handed(self, names: Sequence[str], limit: int, waiter: str) -> list[Lease]:
+        """Take what was handed over; what is not wanted is given back."""
+        if not (notes := self._bell.handed):
+            return []
+        leases = [leases_of(int.from_bytes(note[:6]), [note[6:]], [])[0] for note in notes]
+        now_ms = self._clock.boot_ms() + self._ahead_ms
+        leases = taken(self, leases, names, limit, now_ms)
+        notes.clear()
+        self._link.limit.bear(leases)
+        if 0 < len(leases) == limit:
+            with contextlib.suppress(BrokerError):
+                self._granted(names, 0, waiter)  # it has no room to be rung for
+        return leases
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases, a batch of them in one step; after an answer that is lost, none."""
@@ -144,15 +172,12 @@ class RedisBroker(contract.Broker):
 
     def bell(self) -> int:
         """Return a descriptor that stays, whatever becomes of the connection behind it."""
-        if self._bell is None:
-            self._bell = Bell(self._link.another(), self._waiter)
-            self._bell.hear()  # who lacks the right is refused here, where a worker ends
         return self._bell.fileno()
 
     def results(self, ids: Sequence[bytes]) -> list[Result | None]:
         """Say how messages ended, and be rung for the first of the others."""
         with self._link.limit.together():
-            return self._ends_of(ids, self._heard())
+            return self._ends_of(ids, self._bell.hear())
 
     def _ends_of(self, ids: Sequence[bytes], waiter: str) -> list[Result | None]:
         given_up = self._awaited - set(ids)
@@ -182,37 +207,18 @@ class RedisBroker(contract.Broker):
 
     def close(self) -> None:
         """Close the connections; who rings this one finds nobody there, and rings the next."""
-        if self._bell is not None:
-            self._bell.close()
-            self._bell = None
+        if self._bell.is_idle or self._bell.handed:
+            with contextlib.suppress(BrokerError):
+                self.claim((), 0)
+        self._bell.close()
         self._link.close()
-
-    def _heard(self) -> str:
-        """Forget the rings so far; return who is to be rung from now on, '' without a bell."""
-        if self._bell is None:
-            return ""
-        self._bell.hear()
-        return self._waiter
 
     def _run(self, verb: str, *arguments: Any) -> Any:
         try:
             return self._link.run(verb, *arguments)
         except BrokerUnavailable:
-            if self._bell is not None:
-                self._bell.take_down()  # what ended the one connection may have ended the other
+            self._bell.take_down()  # what ended the one connection may have ended the other
             raise
-
-
-def _leases(now: int, granted: list[bytes], states: list[Any]) -> list[Lease]:
-    """Return leases of what was granted; `states` are of those that had been granted before."""
-    before = dict(zip(states[::2], states[1::2], strict=True))
-    leases = []
-    for number, stored in enumerate(granted):
-        message, past = message_of(stored), past_of(before.get(number))
-        expiry_ms = now + message.visibility_timeout_ms
-        counters = (past.fence + 1, past.failures, past.crashes, past.lost)
-        leases.append(Lease(message, *counters, expiry_ms, int.from_bytes(stored[:8])))
-    return leases
 
 
 def _held(lease: Lease) -> bytes:

@@ -2,13 +2,16 @@
 -- Move on what time moves, then grant what is ready, to each queue its share.
 --
 -- ARGV: 1 to grant although more than fits a script has fallen due, which may come first; the limit;
---   who is to be rung for what comes next, or ''; and the queues, in turn.
+--   who is to be rung for what comes next, or ''; 1 if that one knows of nobody who has taken its wish
+--   to be handed a message, else 0; and the queues, in turn.
 -- Returns: 1 if something is left over that should be asked for at once, else 0; the moment of the
---   clock; in how many milliseconds time changes something, or -1; the messages granted; and for
---   each that came back before: its number among them, from 0, and its state as granted.
+--   clock; in how many milliseconds time changes something, or -1; the messages granted; for each
+--   that came back before: its number among them, from 0, and its state as granted; and 1 if it may
+--   be handed a message now, 2 if somebody has taken its wish and has told its bell, else 0.
 
 local MOST_BYTES = 8388608 -- granted at once, but for the first 100
 local although, limit, waiter = ARGV[1] == '1', tonumber(ARGV[2]), ARGV[3]
+local MAY, TOLD = 1, 2
 local left_over = 0
 local granted, states, bytes = {}, {}, 0
 
@@ -87,12 +90,37 @@ local function shares(ready)
   return share
 end
 
+-- Have it be rung for these queues, or for none if it got all that it asked for. One that found
+-- nothing may be handed a message, but not if that is on its way to it. Nothing is written if nothing
+-- is new: it asks once a second. Returns what stands of its wish.
+local function wish(queues)
+  local stands = call('HGET', IDLE, waiter)
+  local told = ARGV[4] == '1' and not stands
+  local idle = #granted == 0 and limit > 0 and not told
+  local sorted = { unpack(queues) }
+  table.sort(sorted)
+  local wanted = idle and table.concat(sorted, ' ')
+  if wanted and stands ~= wanted then
+    call('HSET', IDLE, waiter, wanted)
+  elseif stands and not wanted then
+    call('HDEL', IDLE, waiter)
+  end
+  for _, queue in ipairs(queues) do
+    if #granted < limit then
+      call('ZADD', WAITING .. queue, 'NX', now, waiter)
+    else
+      call('ZREM', WAITING .. queue, waiter)
+    end
+  end
+  return told and TOLD or idle and MAY or 0
+end
+
 local more_is_due = sweep()
 if more_is_due and not although then
-  return { 1, now, 0, granted, states }
+  return { 1, now, 0, granted, states, 0 }
 end
 local queues, ready = {}, {}
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   local queue = ARGV[i]
   queues[#queues + 1] = queue
   local paused = call('SISMEMBER', PAUSED, queue) == 1
@@ -102,16 +130,10 @@ local share = shares(ready)
 for i, queue in ipairs(queues) do
   grant(queue, share[i])
 end
+local wished = waiter ~= '' and wish(queues) or 0
 for i, queue in ipairs(queues) do
-  if waiter ~= '' then
-    if #granted < limit then
-      call('ZADD', WAITING .. queue, 'NX', now, waiter)
-    else
-      call('ZREM', WAITING .. queue, waiter)
-    end
-  end
   if ready[i] > share[i] then
     ring(queue)
   end
 end
-return { left_over, now, next_in(), granted, states }
+return { left_over, now, next_in(), granted, states, wished }

@@ -17,8 +17,10 @@
 --   counter        string the last number given to a message, or to a death
 --   result:ID      string until when it is kept, then the result; the server drops it by itself
 --   waiting:Q      zset   since when -> whose bell is to be rung for the queue
+--   idle           hash   who has found nothing, and may be handed a message -> its queues
 --   awaited        hash   id -> whose bells are to be rung when it ends, one after the other
---   bell:W         channel on which the waiter W is rung
+--   bell:W         channel on which the waiter W is rung: '' to look, '!' to look when it was in `idle`
+--                  and is no more, or the moment and the message that is leased to it, instead
 --
 -- A place is priority and publish order in one number, lowest first, so that what comes back stands
 -- where it stood. The members of `held` are the leases: one is current if and only if it is a
@@ -30,7 +32,7 @@ local ns = KEYS[1]
 local MESSAGES, STATES, ATTEMPTS = ns .. 'messages', ns .. 'states', ns .. 'attempts'
 local TAKEN, KEYED = ns .. 'keys', ns .. 'keyed'
 local NEXT, QUEUES, PAUSED, COUNTER = ns .. 'next', ns .. 'queues', ns .. 'paused', ns .. 'counter'
-local DEAD, AWAITED = ns .. 'dead', ns .. 'awaited'
+local DEAD, AWAITED, IDLE = ns .. 'dead', ns .. 'awaited', ns .. 'idle'
 -- And what each queue, message or waiter has:
 local READY, SCHEDULED, HELD = ns .. 'ready:', ns .. 'scheduled:', ns .. 'held:'
 local DEAD_OF, WAITING = ns .. 'dead:', ns .. 'waiting:'
@@ -79,12 +81,23 @@ local function lease_of(id, place, fence)
   return id .. struct.pack('>I8I4', place, fence)
 end
 
--- Wake whoever has waited longest for a queue. Who is not there any more is forgotten.
+-- Return how many hear a bell; nothing where it is forbidden: then all that was done must stand.
+local function rung(waiter, what)
+  local heard = redis.pcall('PUBLISH', BELL .. waiter, what)
+  return type(heard) == 'number' and heard or nil
+end
+
+-- Wake whoever has waited longest for a queue, and say whether that ends its wish to be handed a
+-- message. Who is not there any more is forgotten.
 local function ring(queue)
   while true do
     local waiter = call('ZPOPMIN', WAITING .. queue)[1]
-    -- Not call: where the bell is forbidden, all that was done before must stand.
-    if not waiter or redis.pcall('PUBLISH', BELL .. waiter, '') ~= 0 then
+    local heard = waiter and rung(waiter, call('HEXISTS', IDLE, waiter) == 1 and '!' or '')
+    if not heard then
+      return
+    end
+    call('HDEL', IDLE, waiter)
+    if heard > 0 then
       return
     end
   end

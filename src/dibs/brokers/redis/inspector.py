@@ -14,7 +14,7 @@ from dibs.brokers import checks
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Inspector, Page
 from dibs.brokers.redis.settings import findings, settings_of
-from dibs.message import Attempt, Charge, Error, JobView, Message, QueueCounts, Result
+from dibs.message import Attempt, Charge, Error, JobView, Lease, Message, QueueCounts, Result
 from dibs.states import State
 from dibs.wires.resp.link import Link
 
@@ -135,6 +135,18 @@ class RedisInspector(Inspector):
 def message_of(stored: bytes) -> Message:
     """Read a message as it is stored: after its head, which ends with its queue."""
     return _message(stored[20 + stored[19] :])
+
+
+def leases_of(now: int, granted: list[bytes], states: list[Any]) -> list[Lease]:
+    """Return leases of what was granted; `states` are of those that had been granted before."""
+    before = dict(zip(states[::2], states[1::2], strict=True))
+    leases = []
+    for number, stored in enumerate(granted):
+        message, past = message_of(stored), past_of(before.get(number))
+        expiry_ms = now + message.visibility_timeout_ms
+        counters = (past.fence + 1, past.failures, past.crashes, past.lost)
+        leases.append(Lease(message, *counters, expiry_ms, int.from_bytes(stored[:8])))
+    return leases
 
 
 def past_of(packed: bytes | None) -> Past:

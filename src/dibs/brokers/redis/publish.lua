@@ -6,6 +6,7 @@
 --   its id and its bytes.
 -- Returns the duplicates: for each its number in the batch, from 0, and the id that is there.
 
+local MOST_HANDED = 65536 -- bytes: what lies with the server for a waiter should not be much
 local runs, ids = {}, {}
 local at = 1
 while ARGV[at] do
@@ -33,6 +34,58 @@ local function holder_of(id, key)
 end
 
 local queues = {}
+
+-- Whether what is ready from now on is next in its queue, and whoever asks for it would get it.
+local function is_next(queue)
+  local at = call('ZSCORE', NEXT, queue)
+  return (not at or tonumber(at) > now)
+    and call('EXISTS', READY .. queue) == 0
+    and call('SISMEMBER', PAUSED, queue) == 0
+end
+
+-- Return who has waited longest for a queue, if it has found nothing there.
+local function idle_one(queue)
+  local waiter = call('ZRANGE', WAITING .. queue, 0, 0)[1]
+  local asked = waiter and call('HGET', IDLE, waiter)
+  return asked and string.find(' ' .. asked .. ' ', ' ' .. queue .. ' ', 1, true) and waiter
+end
+
+-- Tell one that has found nothing of its lease; say whether one is told. It is rung from now on, if
+-- it has more room; who is not there any more is forgotten.
+local function tell(queue, waiter, message)
+  while waiter do
+    local heard = rung(waiter, struct.pack('>I6', now) .. message)
+    if not heard then
+      return false
+    end
+    call('HDEL', IDLE, waiter)
+    if heard > 0 then
+      call('ZADD', WAITING .. queue, 'XX', now, waiter)
+      return true
+    end
+    call('ZREM', WAITING .. queue, waiter)
+    waiter = idle_one(queue)
+  end
+  return false
+end
+
+-- Lease the one that is stored to one that has found nothing; say whether it is done. It is leased
+-- before that one is told: an error in between would leave a lease, which runs out.
+local function hand_over(queue, place, visibility)
+  local id, message = new[1], new[2]
+  local waiter = #message <= MOST_HANDED and idle_one(queue)
+  if not waiter or not is_next(queue) then
+    return false
+  end
+  local lease, expiry = lease_of(id, place, 1), now + visibility
+  call('ZADD', HELD .. queue, expiry, lease)
+  plan(queue, expiry)
+  if tell(queue, waiter, message) then
+    return true
+  end
+  call('ZREM', HELD .. queue, lease)
+  return false
+end
 
 local function store(run)
   local queue, key = ARGV[run.at], ARGV[run.at + 4]
@@ -68,7 +121,10 @@ if #new > 0 then
 end
 for queue, moved in pairs(queues) do
   call('SADD', QUEUES, queue)
-  if #moved.ready > 0 then
+  local handed = #ids == 1 and #moved.ready == 2 and hand_over(queue, moved.ready[1], tonumber(ARGV[4]))
+  if handed then
+    queues[queue] = nil -- nobody is to be rung for it
+  elseif #moved.ready > 0 then
     call('ZADD', READY .. queue, unpack(moved.ready))
   end
   if #moved.scheduled > 0 then

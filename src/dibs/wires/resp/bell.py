@@ -1,8 +1,9 @@
 """The bell: a channel of the server that is listened to on a connection of its own.
 
-Owns: that connection, and the descriptor that stays the same while connections come and go.
-Must never: read what a ring says: that there was one is all.
-Called by: `RedisBroker`, once somebody asked for its bell.
+Owns: that connection, the descriptor that stays the same while connections come and go, and what
+was told through it and is not taken yet.
+Must never: read what is handed over, or open anything before its descriptor is asked for.
+Called by: `RedisBroker`.
 
 A channel and not a blocking read: the server tells whoever rings how many heard it, so a waiter
 that is gone costs nobody a ring, and there is nothing to ask for anew after each.
@@ -10,9 +11,17 @@ that is gone costs nobody a ring, and there is nothing to ask for anew after eac
 
 import selectors
 import socket
-import ssl
+
+import hiredis
 
 from dibs.wires.resp.link import Link
+
+LOOK, LOOK_INSTEAD = b"", b"!"
+"""What rings say: look; look, for nothing will be handed over now. Anything else is handed over."""
+STANDS, TAKEN = 1, 2
+"""What a claim says of the wish to be handed a message. If it is taken, the bell says by whom."""
+RING_SECONDS = 0.1
+"""How long is waited for what was said on the bell before an answer that came past it."""
 
 
 class Bell:
@@ -20,32 +29,57 @@ class Bell:
 
     def __init__(self, link: Link, waiter: str) -> None:
         self._link = link
-        self._channel = f"{link.namespace}bell:{waiter}"
-        self._selector = selectors.DefaultSelector()
+        self._waiter = waiter
+        self._selector: selectors.DefaultSelector | None = None
         self._stream: socket.socket | None = None
+        self.is_idle = False
+        """Whether a message may be handed over. Whoever takes that wish away says so here, once."""
+        self.handed: list[bytes] = []
+        """What was handed over, and is not taken yet."""
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when it was rung, or when its connection is lost."""
-        return self._selector.fileno()
-
-    def hear(self) -> None:
-        """Forget the rings so far; hang it up if it does not hang.
+        """Return a descriptor that is readable when it was rung, or when its connection is lost.
 
         Raises:
-            BrokerUnavailable: the server cannot be reached.
+            BrokerError: it cannot be hung up.
         """
-        if self._stream is not None and not _drained(self._stream):
+        if self._selector is None:
+            self._selector = selectors.DefaultSelector()
+            self.hear()  # who lacks the right is refused here, where a worker ends
+        return self._selector.fileno()
+
+    def hear(self) -> str:
+        """Take in what was said so far, and hang it up if it does not hang.
+
+        Returns who is to be rung from now on: "" if nobody ever asked for the descriptor.
+
+        Raises:
+            BrokerError: it cannot be hung up.
+        """
+        if self._selector is None:
+            return ""
+        if not self._heard():
             self.take_down()
         if self._stream is None:
-            self._link.call("SUBSCRIBE", self._channel)
+            self._link.call("SUBSCRIBE", f"{self._link.namespace}bell:{self._waiter}")
             stream = self._link.socket()
             stream.setblocking(False)
             self._selector.register(stream, selectors.EVENT_READ)
             self._stream = stream
+            self._heard()  # what came with the answer makes no descriptor readable
+        return self._waiter
+
+    def asked(self, wish: int) -> None:
+        """Take in what has become of the wish of this waiter, as a claim says it."""
+        if wish == TAKEN and self._selector is not None:
+            while self.is_idle and self._selector.select(RING_SECONDS) and self._heard():
+                pass
+        self.is_idle = wish == STANDS
 
     def take_down(self) -> None:
-        """Let go of the connection."""
-        if self._stream is not None:
+        """Let go of the connection, when all that came is heard."""
+        self._heard()
+        if self._selector is not None and self._stream is not None:
             self._selector.unregister(self._stream)
             self._stream = None
         self._link.close()
@@ -53,16 +87,18 @@ class Bell:
     def close(self) -> None:
         """Give up the descriptor."""
         self.take_down()
-        self._selector.close()
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
 
-
-def _drained(stream: socket.socket) -> bool:
-    """Read what came; return whether more may come."""
-    try:
-        while stream.recv(4_096):
-            pass
-    except (BlockingIOError, ssl.SSLWantReadError):
+    def _heard(self) -> bool:
+        """Take in what was said; return whether more may be."""
+        try:
+            for push in self._link.pushes() if self._stream is not None else ():
+                said = push[2]
+                self.is_idle = self.is_idle and said == LOOK
+                if said not in (LOOK, LOOK_INSTEAD):
+                    self.handed.append(said)
+        except (OSError, hiredis.ProtocolError):
+            return False
         return True
-    except OSError:
-        return False
-    return False

@@ -10,7 +10,8 @@ it then goes past redis-py, since a deadline for a whole answer is more than a t
 
 import hashlib
 import socket
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterator, Mapping
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -119,6 +120,25 @@ class Link:
         found = _socket_of(self._connection)
         assert isinstance(found, socket.socket)
         return found
+
+    def pushes(self) -> Iterator[Any]:
+        """Yield what the server has sent by itself so far, on a socket that does not block.
+
+        Raises:
+            OSError: no more will come.
+            hiredis.ProtocolError: it is no Redis server any more.
+        """
+        stream = self.socket()
+        while True:
+            while (push := self._reader.gets()) is not False:
+                yield push
+            try:
+                received = stream.recv(READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return
+            if not received:
+                raise ConnectionResetError("the server closed the connection")
+            self._reader.feed(received)
 
     def close(self) -> None:
         """Give the connection up; the next call opens another."""
