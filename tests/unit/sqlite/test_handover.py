@@ -309,6 +309,7 @@ def test_a_publish_that_is_undone_hands_nothing_over(open_broker: Open) -> None:
     other = open_broker()
     (whole,) = publish(other, message("videos"))
     theirs = claim_one(other, "videos")
+    publish(publisher, message("videos"))
     assert rung(waiter)
     assert claim(waiter, limit=2) == []
     assert settle(other, theirs, Ack()) == APPLIED

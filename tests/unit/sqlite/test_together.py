@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dibs.brokers.contract import STORED, Duplicate, Published
 from dibs.brokers.sqlite import SqliteBroker
+from dibs.brokers.together import VERSION
 from dibs.errors import BrokerBusy, BrokerFull, BrokerUnavailable, PublishUnknown
 from dibs.local.group import NOTE_BYTES, Group
 from dibs.local.lock import WriteLock
@@ -267,6 +269,19 @@ def test_one_message_that_a_leader_stores_may_be_handed_over(
     assert settle(waiter, lease, Ack()) is not None
 
 
+def test_what_is_not_its_own_a_leader_hands_over_to_nobody(open_broker: Open) -> None:
+    """Were it to die before it tells, nobody would know of that lease."""
+    leader, other, waiter = open_broker(), open_broker(), waiting(open_broker(), "photos")
+    publish(contended(leader), message("videos"))
+    new = message()
+    assert other._group.leave(VERSION + msgspec.msgpack.encode(new))
+    assert leader._together._lead(message()) == [STORED]
+    (lease,) = claim(waiter, limit=2)
+    assert lease.message == new
+    assert waiter._bells.handed == []
+    assert leader._handover._note == b""
+
+
 def test_a_file_that_was_replaced_is_not_published_to_by_others(
     open_broker: Open, path: Path
 ) -> None:
@@ -339,11 +354,13 @@ def test_a_note_that_this_version_cannot_read_is_left_to_its_owner(
 ) -> None:
     second = publishers.brokers[1]
     leave = second._group.leave
-    monkeypatch.setattr(second._group, "leave", lambda note: leave(b"\xc1" + note))
-    with locked(path):
-        answers = [publishers.publish(n, message()) for n in range(2)]
-    assert [one.result(10) for one in answers] == [[STORED]] * 2
-    assert len(claim_all(broker)) == 2
+    for begin in (b"\x02", b"\x01\xc1"):
+        monkeypatch.setattr(second._group, "leave", lambda note, b=begin: leave(b + note[1:]))
+        with locked(path):
+            answers = [publishers.publish(n, message()) for n in range(2)]
+        assert [one.result(10) for one in answers] == [[STORED]] * 2
+        assert publishers.brokers[0]._together._owners == []
+        assert len(claim_all(broker)) == 2
 
 
 def test_who_could_not_be_answered_is_not_collected(
@@ -363,6 +380,7 @@ def test_who_could_not_be_answered_is_not_collected(
         monkeypatch.setattr(group, "_opened", opening)
         other = publishers.publish(1, message())
     assert leader.result(10) == [STORED]
+    assert publishers.brokers[0]._together._owners == []
     assert other.result(10) == [STORED]
     assert len(claim_all(broker)) == 2
 
