@@ -120,7 +120,7 @@ def rescues_late(patch: Patch) -> None:
     run = Database.run
 
     def is_passed(self: Horizon) -> bool:
-        first = self._first()
+        ((first,),) = self._first()
         return first is not None and first + LATE_MS <= self._clock.boot_ms()
 
     def running(self: Database, statement: str, *values: Any, **named: Any) -> list[Any]:

@@ -12,25 +12,25 @@ statement `hand_over` leases a message.
 import contextlib
 from collections.abc import Sequence
 
-import msgspec
-
+from dibs.alike import Alike
+from dibs.brokers import notes
 from dibs.brokers.contract import Broker
 from dibs.brokers.handed import taken
 from dibs.clock import Clock
 from dibs.errors import BrokerError
 from dibs.local.bells import LONGEST_NOTE, Bells
 from dibs.local.database import Database
-from dibs.message import Lease, Message, Release, Settlement
-
-VERSION = b"\x01"
-"""Begins what is told. What another version of dibs tells is not taken, and its lease runs out."""
+from dibs.message import Lease, Release, Settlement
 
 
 class Handover:
-    """The two ends of it, that of `broker` as a publisher and that as a waiter."""
+    """The two ends of it, a broker's as a publisher and as a waiter.
 
-    def __init__(self, broker: Broker, db: Database, bells: Bells, clock: Clock) -> None:
-        self._broker = broker
+    It is handed the broker when it needs it: two that hold each other would lie about, unclosed,
+    until somebody collects garbage.
+    """
+
+    def __init__(self, db: Database, bells: Bells, clock: Clock) -> None:
         self._db = db
         self._bells = bells
         self._clock = clock
@@ -40,25 +40,25 @@ class Handover:
         """and how that is told."""
         self._is_told = False
 
-    def make(self, message: Message, seq: int, now: int) -> bool:
-        """Have `message` leased to one who waits for it; say whether it is.
+    def make(self, alone: Alike, seq: int, now: int) -> bool:
+        """Have the message of `alone` leased to one who waits for it; say whether it is.
 
         It is not if nobody waits so, or if it is not its turn.
         """
-        if len(message.args) > LONGEST_NOTE or not self._bells.call(message.queue):
+        if len(alone.args[0]) > LONGEST_NOTE or not self._bells.call(alone.pattern.queue):
             return False
+        (message,) = alone
         expiry = self._clock.boot_ms() + message.visibility_timeout_ms
         lease = Lease(message, 1, 0, 0, 0, expiry, seq)
-        self._note = VERSION + msgspec.msgpack.encode(lease)
+        self._note = notes.note_of(lease)
         if len(self._note) > LONGEST_NOTE:
             return False
         self._db.run("hand_over", seq=seq, now=now, expiry=expiry)
         self._lease = lease if self._db.connection.changes() else None
         return self._lease is not None
 
-    def tell(self, answers: object) -> None:
+    def tell(self) -> None:
         """Tell whom was called, of its lease or to look: after the commit, within the lock."""
-        del answers  # of no interest to who was called
         self._is_told = self._bells.tell(self._note if self._lease else b"")
 
     def undo(self) -> None:
@@ -66,7 +66,7 @@ class Handover:
         self._lease = None
         self._bells.tell(b"")
 
-    def finish(self) -> bool:
+    def finish(self, broker: Broker) -> bool:
         """End it, after the lock; say whether somebody was called, so that nobody is to be rung.
 
         If whom was called has died since, or closed its bell, the message goes back at once, and
@@ -75,31 +75,26 @@ class Handover:
         lease, self._lease = self._lease, None
         if lease is not None and not self._is_told:
             with contextlib.suppress(BrokerError):
-                self._broker.settle([Settlement(lease, Release())])
+                broker.settle([Settlement(lease, Release())])
         return lease is not None or self._is_told
 
-    def taken(self, queues: Sequence[str], limit: int) -> list[Lease]:
-        """Return what was handed over to this waiter; what is not wanted is given back."""
-        leases = [lease for note in self._bells.handed if (lease := _lease_of(note)) is not None]
-        wanted = taken(self._broker, leases, queues, limit, self._clock.boot_ms())
+    def taken(self, broker: Broker, queues: Sequence[str], limit: int) -> list[Lease]:
+        """Return what was handed over to this waiter; what is not wanted is given back.
+
+        What another version of dibs handed over is not taken, and its lease runs out.
+        """
+        found = [notes.read(note, Lease) for note in self._bells.handed]
+        leases = [lease for lease in found if lease is not None]
+        wanted = taken(broker, leases, queues, limit, self._clock.boot_ms())
         self._bells.handed.clear()
         if wanted:
             held_ms = min(lease.message.visibility_timeout_ms for lease in wanted)
             self._db.hurry(held_ms / 6_000)  # a late renewal loses a lease
         return wanted
 
-    def give_back(self) -> None:
+    def give_back(self, broker: Broker) -> None:
         """Give back what is handed over to this waiter, which asks for nothing any more."""
         if self._bells.may_be_called:
             self._db.write(self._bells.drain)
             self._bells.may_be_called = False
-        self.taken((), 0)
-
-
-def _lease_of(note: bytes) -> Lease | None:
-    if note[:1] != VERSION:
-        return None
-    try:
-        return msgspec.msgpack.decode(note[1:], type=Lease)
-    except msgspec.MsgspecError:
-        return None
+        self.taken(broker, (), 0)

@@ -12,7 +12,7 @@ from dibs.clock import Clock
 class Horizon:
     """A moment before which no lease runs out: one made later lasts the shortest time at least."""
 
-    def __init__(self, first: Callable[[], int | None], clock: Clock) -> None:
+    def __init__(self, first: Callable[[], list[tuple[int | None]]], clock: Clock) -> None:
         self._first = first
         self._clock = clock
         self._at_ms = 0
@@ -38,7 +38,7 @@ class Horizon:
 
     def look_again(self) -> int:
         """Look at all of them; return the new moment."""
-        first = self._first()
+        ((first,),) = self._first()
         latest = self._clock.boot_ms() + MIN_VISIBILITY_TIMEOUT_MS
         self._at_ms = latest if first is None else min(first, latest)
         return self._at_ms

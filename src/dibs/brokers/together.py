@@ -16,11 +16,9 @@ import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
-
-import msgspec
 
 from dibs.alike import runs_of
+from dibs.brokers import notes
 from dibs.brokers.contract import STORED, Duplicate, Published
 from dibs.clock import Clock
 from dibs.errors import BrokerError, PublishUnknown
@@ -32,39 +30,28 @@ from dibs.message import Message
 RETRY_SECONDS = 0.01
 """How often who waits tries for the lead: it is free for so long where a leader gave up."""
 
-VERSION = b"\x01"
-"""Begins a note. One of another version of dibs is left to its owner."""
-
 STORED_IT, FOUND_IT, ALONE = b"s", b"f", b"a"
 """What is answered: it is stored; it is there already, as the id that follows; store it alone."""
 
 Answers = list[Published]
-Told = Callable[[Answers], object]
-"""Is told what became of each message of a batch, before the lock is given up."""
-
-
-class Commit(Protocol):
-    """Stores a batch. A `BrokerError` says that nothing is stored, or that nobody can tell."""
-
-    def __call__(self, batch: Batch, *told: Told) -> Answers:
-        """Store it."""
-        ...
+Commit = Callable[[Batch, Callable[[], object]], Answers]
+"""Stores a batch, and calls what tells of it before the lock is given up. A `BrokerError` says that
+nothing is stored, or that nobody can tell."""
 
 
 class Left(Batch):
     """What publishers have left; nobody has it before there is the lock to store it."""
 
-    def __init__(self, collect: Callable[[], Batch], note: Callable[[Answers], object]) -> None:
+    def __init__(self, fill: Callable[[Batch], None], note: Callable[[Answers], None]) -> None:
         super().__init__([], 0)
-        self._collect: Callable[[], Batch] | None = collect
+        self._fill: Callable[[Batch], None] | None = fill
         self._note = note
 
     def begin(self) -> None:
         """Collect it, once."""
-        if self._collect is not None:
-            collected, self._collect = self._collect(), None
-            self.take(collected.runs, collected.now)
-            self.alone = collected.alone
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill(self)
 
     def end(self, answers: Answers) -> None:
         """Note what is to be answered."""
@@ -74,10 +61,9 @@ class Left(Batch):
 class Together:
     """One publisher among those of a file."""
 
-    def __init__(self, db: Database, group: Group, commit: Commit, clock: Clock) -> None:
+    def __init__(self, db: Database, group: Group, clock: Clock) -> None:
         self._db = db
         self._group = group
-        self._commit = commit
         self._clock = clock
         self._owners: list[Whom] = []
         """Who left what this one has collected."""
@@ -86,7 +72,7 @@ class Together:
         self._had_lock = False
         self._told = b""
 
-    def publish(self, message: Message) -> Published | None:
+    def publish(self, message: Message, commit: Commit) -> Published | None:
         """Store a message, or have it stored by another; None if it is to be stored alone.
 
         Raises:
@@ -94,15 +80,15 @@ class Together:
             PublishUnknown: nobody can tell.
         """
         self._db.check_file()  # what is left beside a file that was replaced, others would store
-        if not self._group.leave(VERSION + msgspec.msgpack.encode(message)):
+        if not self._group.leave(notes.note_of(message)):
             return None
         try:
-            return self._answered(message)
+            return self._answered(message, commit)
         except BaseException:
             self._group.take_back()
             raise
 
-    def _answered(self, message: Message) -> Published | None:
+    def _answered(self, message: Message, commit: Commit) -> Published | None:
         began, seconds = time.monotonic(), self._db.lock_seconds
         while not self._group.leads():
             answer = self._group.wait(RETRY_SECONDS)
@@ -114,7 +100,7 @@ class Together:
             if waited > seconds:
                 raise _unknown(self._db.busy())
         try:
-            answers = self._lead(message)
+            answers = self._lead(message, commit)
         except BrokerError as error:
             return self._after(error)
         if self._has_own:
@@ -123,15 +109,15 @@ class Together:
         answer = self._group.wait(0)
         return None if answer is None else _meaning(answer)
 
-    def _lead(self, message: Message) -> Answers:
+    def _lead(self, message: Message, commit: Commit) -> Answers:
         """Store what all have left, and `message`, if nobody has collected it.
 
         If it fails, the others are not told: one after the other leads, and sees for itself.
         """
         self._owners, self._has_own, self._had_lock = [], False, False
-        left = Left(partial(self._collected, message), self._note)
+        left = Left(partial(self._collect, message), self._note)
         try:
-            return self._commit(left, self._tell)
+            return commit(left, self._tell)
         finally:
             self._group.lead_no_more()
 
@@ -144,7 +130,7 @@ class Together:
             raise error
         raise _unknown(error)
 
-    def _collected(self, message: Message) -> Batch:
+    def _collect(self, message: Message, into: Batch) -> None:
         self._group.lead_no_more()  # and then collect: who finds the lead taken has left its note
         if self._group.is_marked():
             ((told,),) = self._db.run("told")
@@ -153,16 +139,15 @@ class Together:
         self._has_own = self._group.take_back()
         messages = [message] if self._has_own else []
         for whom, note in self._group.collect():
-            found = _message_of(note)
+            found = notes.read(note, Message)
             if found is None:
-                self._group.answer(whom, ALONE)
+                self._group.answer(whom, ALONE)  # another version of dibs wrote it
             else:
                 messages.append(found)
                 self._owners.append(whom)
-        batch = Batch(runs_of(messages), self._clock.wall_ms())
+        into.take(runs_of(messages), self._clock.wall_ms())
         if not self._has_own:
-            batch.alone = None  # not handed over: if this one dies, another must be able to tell
-        return batch
+            into.alone = None  # not handed over: if this one dies, another must be able to tell
 
     def _note(self, answers: Answers) -> None:
         if self._owners:
@@ -171,8 +156,7 @@ class Together:
             self._told = b"".join(_record(whom, answer) for whom, answer in pairs)
             self._db.run("keep_told", self._told)
 
-    def _tell(self, answers: Answers) -> None:
-        del answers  # they are noted
+    def _tell(self) -> None:
         if self._owners:
             with contextlib.suppress(BrokerError):  # it is stored; they are answered later
                 self._answer_all(self._told)
@@ -191,15 +175,6 @@ class Together:
 def _record(whom: Whom, answer: Published) -> bytes:
     code = FOUND_IT + answer.id if isinstance(answer, Duplicate) else STORED_IT
     return whom + len(code).to_bytes(1) + code
-
-
-def _message_of(note: bytes) -> Message | None:
-    if note[:1] != VERSION:
-        return None
-    try:
-        return msgspec.msgpack.decode(note[1:], type=Message)
-    except msgspec.MsgspecError:
-        return None
 
 
 def _meaning(answer: bytes) -> Published | None:

@@ -23,7 +23,7 @@ class Batch:
 
     Attributes:
         inserts: for each run its queue, how many it has, and the other values of its insert.
-        alone: its message, if it is of one.
+        alone: its run, if that is of one message.
     """
 
     def __init__(self, runs: list[Alike], now: int) -> None:
@@ -35,14 +35,18 @@ class Batch:
         self.now = now
         self.inserts = [_insert(run, now) for run in runs]
         self.queues = {run.pattern.queue for run in runs}
-        is_one = len(runs) == 1 and len(runs[0].ids) == 1
-        self.alone: Message | None = next(iter(runs[0])) if is_one else None
+        self.alone: Alike | None = runs[0] if is_one(runs) else None
 
     def begin(self) -> None:
         """Do what is to be done first in each transaction that tries to store it: nothing."""
 
     def end(self, answers: list[Any]) -> None:
         """Do what is to be done last in it, with what became of each message: nothing."""
+
+
+def is_one(runs: list[Alike]) -> bool:
+    """Say whether there is one message in all."""
+    return len(runs) == 1 and len(runs[0].ids) == 1
 
 
 def _insert(run: Alike, now: int) -> tuple[str, int, list[Any]]:

@@ -6,40 +6,35 @@ but wait: to that one a message may be handed over. Whoever removes an entry rin
 no ring is spent on a waiter that was rung already, and no two publishers ring the same one; who
 hands over makes `=` into `@`, and no two hand over to the same one. `ends/<waiter>` holds the ids
 whose ends a broker waits for; each of them rings it. They have a folder of their own because every
-acknowledgement looks there, and must not pay for the workers that wait for work. A FIFO has its
-name from the moment on that its owner has it open: one that nobody reads is of a dead process.
+acknowledgement looks there, and must not pay for the workers that wait for work.
 Must never: fail a call whose transaction is committed; a lost bell costs a second, no message.
 Called by: brokers that are files.
 """
 
 import contextlib
-import errno
 import os
-import select
+import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from dibs.errors import BrokerUnavailable
+from dibs.local import fifo
+from dibs.local.fifo import NEW, NOBODY
 from dibs.local.fork import drop_in_child
 from dibs.local.listing import Listing
 
 RUNG, CALLED, HANDED = b"!", b"?", b"="
 """What is written to a bell: look; wait, for something is being committed for you alone; and what
 that is, after its length in two bytes."""
-LONGEST_NOTE = select.PIPE_BUF - 3
-"""What is written to a FIFO comes whole up to PIPE_BUF bytes (POSIX)."""
+LONGEST_NOTE = fifo.WHOLE_BYTES - 3
 FIFO_BYTES = 65_536
+SIGNS = re.compile("[@=]")
 CALLED_MS = 2
 """How long who is called waits for what is handed over, before it asks for the lock instead: a
 commit takes a tenth of it. To be woken from it is quicker than to get the lock."""
-RING = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-NOBODY = (errno.ENXIO, errno.ENOENT)
-"""What opening a bell says if nobody reads it: its process is dead."""
-NEW = "+"
-"""Ends the name of a FIFO that its owner has not open yet, for some microseconds,"""
 NEW_SECONDS = 3_600.0
-"""or for ever, if its owner died in them: after this time nobody will open it any more."""
+"""After this time nobody will open a FIFO any more that is still a new one: its owner died."""
 LOOKED_AT = 250
 """How many waiters one chore looks at: some milliseconds, if all of them are dead."""
 
@@ -100,9 +95,7 @@ class Bells:
         """Drain the bell; if something is being committed for us, wait for it a little."""
         self.drain()
         if self._is_called:
-            waiting = select.poll()
-            waiting.register(self._fd, select.POLLIN)
-            waiting.poll(CALLED_MS)
+            fifo.wait(self._fd, CALLED_MS)
             self.drain()
             self._is_called = False  # else who called is dead, and each claim would wait for it
         return self.owed
@@ -206,7 +199,7 @@ class Bells:
         """
         names: dict[str, list[str]] = {waiter: [] for waiter in self._awaiting()}
         for name in self._listed():
-            waiter = name.replace("=", "@").rpartition("@")[2].removesuffix("~")
+            waiter = SIGNS.split(name)[-1].removesuffix("~")
             names.setdefault(waiter, []).append(name)
         names.pop("ends", None)
         later = sorted(waiter for waiter in names if waiter > self._looked_at)
@@ -229,20 +222,8 @@ class Bells:
 
     def _hung_up(self) -> int:
         """Make the FIFO, and return a descriptor of it."""
-        path = self._path(self._name + NEW)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._folder)
-        os.chmod(self._folder, 0o700)  # whatever the umask
-        os.mkfifo(path)
-        os.chmod(path, 0o600)
-        # Open for both ways: a FIFO without a writer would be readable for ever.
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.rename(path, self._path(self._name))
-        except OSError:
-            os.close(fd)
-            raise
-        return fd
+        fifo.private_folder(self._folder)
+        return fifo.made(self._path(self._name))
 
     def _hear(self, heard: bytes) -> None:
         """Take in what was written to the bell; all of a note is there, or nothing."""
@@ -260,21 +241,21 @@ class Bells:
         caught = False
         for queue in queues:
             if sign := self._asked.pop(queue, ""):
-                caught = not self._unlinked(queue, sign) or caught
+                caught = not self._unlinked(f"{queue}{sign}{self._name}") or caught
                 if sign == "=":
-                    self._unlinked(queue, "@")  # what is left of it, if we are called
+                    self._unlinked(f"{queue}@{self._name}")  # what is left of it, if we are called
         return caught
 
-    def _unlinked(self, queue: str, sign: str) -> bool:
+    def _unlinked(self, name: str) -> bool:
         try:
-            os.unlink(self._path(f"{queue}{sign}{self._name}"))
+            os.unlink(self._path(name))
         except OSError:
             return False
         return True
 
     def _waiting(self) -> list[str]:
         """Return the entries of all who wait."""
-        return [name for name in self._listed() if "@" in name or "=" in name]
+        return [name for name in self._listed() if SIGNS.search(name)]
 
     def _ask(self, queue: str, sign: str) -> bool:
         """Ask in one way and no other; say whether it was not asked for before."""
@@ -301,19 +282,18 @@ class Bells:
         os.close(fd)
 
     def _rung(self, entry: str) -> bool:
-        queue, _, waiter = entry.replace("=", "@").partition("@")
-        for sign in "@=":  # its owner may have changed it since the folder was read
-            with contextlib.suppress(OSError):
-                os.unlink(self._path(f"{queue}{sign}{waiter}"))
-                return self._wake(waiter)
-        return False
+        queue, waiter = SIGNS.split(entry)
+        # Its owner may have changed the sign since the folder was read.
+        taken = any(self._unlinked(f"{queue}{sign}{waiter}") for sign in "@=")
+        return taken and self._wake(waiter)
 
     def _called(self, entry: str) -> bool:
+        queue, waiter = SIGNS.split(entry)
         try:
-            os.rename(self._path(entry), self._path(entry.replace("=", "@")))
+            os.rename(self._path(entry), self._path(f"{queue}@{waiter}"))
         except OSError:
             return False
-        callee = self._opened(entry.partition("=")[2])
+        callee = self._opened(waiter)
         if callee < 0:
             return False
         try:
@@ -339,7 +319,7 @@ class Bells:
 
     def _opened(self, waiter: str) -> int:
         try:
-            return os.open(self._path(waiter), RING)
+            return os.open(self._path(waiter), os.O_WRONLY | fifo.OPEN)
         except OSError as error:
             if error.errno in NOBODY:
                 self._bury(waiter)
@@ -350,7 +330,7 @@ class Bells:
             if waiter.endswith(NEW):
                 made = os.stat(self._path(waiter)).st_ctime
                 return time.time() - made > NEW_SECONDS
-            os.close(os.open(self._path(waiter), RING))
+            os.close(os.open(self._path(waiter), os.O_WRONLY | fifo.OPEN))
         except OSError as error:
             return error.errno in NOBODY
         return False
@@ -379,8 +359,7 @@ class Bells:
 
     def _bury(self, waiter: str) -> None:
         own = (waiter, f"{waiter}~")
-        asked = (f"@{waiter}", f"={waiter}")
-        names = [name for name in self._listed() if name in own or name.endswith(asked)]
+        names = [name for name in self._listed() if SIGNS.split(name)[-1] in own]
         self._remove(waiter, names)
 
     def _remove(self, waiter: str, names: Iterable[str]) -> None:

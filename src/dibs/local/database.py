@@ -115,11 +115,11 @@ class Database:
         storing: bool = False,
         wait: float | None = None,
         unsure: type[Exception] = errors.BrokerUnavailable,
-        then: Iterable[Callable[[T], object]] = (),
+        then: Iterable[Callable[[], object]] = (),
     ) -> T:
         """Run `work` in a transaction of its own; when this returns, it is durable.
 
-        `then` are told the answer after the commit, before anybody else gets the lock.
+        `then` are called after the commit, before anybody else gets the lock.
 
         If it raises `Undo`, what it did is undone, and `otherwise` runs in its place. When the disk
         is full, what ends or moves messages may use the reserve. What stores new ones may not, and
@@ -215,7 +215,7 @@ class Database:
         otherwise: Callable[[], T] | None,
         deadline: float,
         storing: bool,
-        then: Iterable[Callable[[T], object]],
+        then: Iterable[Callable[[], object]],
     ) -> T:
         # Around the lock as well: each of its system calls gives the interpreter's lock away too.
         with prompt_interpreter:
@@ -233,7 +233,7 @@ class Database:
                         raise
                     answer = self._transaction(otherwise)
                 for tell in then:
-                    tell(answer)
+                    tell()
                 return answer
             finally:
                 self._lock.release()

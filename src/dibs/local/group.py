@@ -1,9 +1,9 @@
 """The places where publishers of one file leave a note for the first in line, and are answered.
 
 Owns the folder `<db>-group`: of each publisher a FIFO `<name>` in which it leaves a note, and one
-`<name>+` in which it is answered; and `lead`, whose flock the first in line has. A note is left
-before the lead is tried for, and the leader collects after it has given the lead up: so a note is
-collected by whoever had the lead, or its owner gets the lead. To read a note is to take it: the
+`<name>-answers` in which it is answered; and `lead`, whose flock the first in line has. A note is
+left before the lead is tried for, and the leader collects after it has given the lead up: so a note
+is collected by whoever had the lead, or its owner gets the lead. To read a note is to take it: the
 kernel gives it to one reader, to a leader, or to its owner who takes it back.
 Must never: know what is in a note, or take one that it could not answer. Called by: `Together`.
 """
@@ -12,21 +12,17 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 from collections.abc import Iterator
 from pathlib import Path
 
-from dibs.local import disk
+from dibs.local import disk, fifo
+from dibs.local.fifo import NEW, NOBODY
 from dibs.local.fork import drop_in_child
 from dibs.local.listing import Listing
 
-NOTE_BYTES = select.PIPE_BUF
-"""What is written to a FIFO comes whole up to so many bytes (POSIX)."""
+NOTE_BYTES = fifo.WHOLE_BYTES
 TICKET_BYTES = 8
-LEAD, ANSWERS, NEW = "lead", "+", "~"
-FIFO = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-GONE = (errno.ENXIO, errno.ENOENT, errno.EPIPE)
-"""What the FIFO of answers says of an owner that died, or closed it."""
+LEAD, ANSWERS = "lead", "-answers"
 
 Whom = bytes
 """Who is to be answered, and its ticket: it may have given up, and left another note since."""
@@ -112,7 +108,7 @@ class Group:
                 self._opened(name + ANSWERS, os.O_WRONLY)  # first: whom it could not answer,
                 note = _read(self._opened(name, os.O_RDONLY))  # it must not take a note from
             except OSError as error:
-                if error.errno in GONE:
+                if error.errno in NOBODY:
                     self._bury(name)
                 continue
             if note:
@@ -131,14 +127,12 @@ class Group:
             fd = self._opened(name + ANSWERS, os.O_WRONLY)
             os.write(fd, ticket + len(answer).to_bytes(1) + answer)
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno not in (*NOBODY, errno.EPIPE):
                 raise disk.unusable(Path(self._path(name)), error) from error
 
     def wait(self, seconds: float) -> bytes | None:
         """Return the answer to the last note; None if there is none within `seconds`."""
-        waiting = select.poll()
-        waiting.register(self._answers, select.POLLIN)
-        waiting.poll(seconds * 1_000)
+        fifo.wait(self._answers, seconds * 1_000)
         heard, at = _read(self._answers) or b"", 0
         answer = None
         while at < len(heard):
@@ -164,37 +158,22 @@ class Group:
                 os.close(fd)
 
     def _join(self) -> None:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._folder)
-        os.chmod(self._folder, 0o700)  # whatever the umask
+        fifo.private_folder(self._folder)
         drop_in_child(self)
         # A new one each time: others may have the FIFOs open that had the last one.
         self._name = os.urandom(WHOM_BYTES - TICKET_BYTES).hex()
         try:
-            self._answers = self._made(self._name + ANSWERS)
-            self._notes = self._made(self._name)
+            self._answers = fifo.made(self._path(self._name + ANSWERS))
+            self._notes = fifo.made(self._path(self._name))
             self._lead = disk.open_private(Path(self._path(LEAD)))
         except OSError:
             self._bury(self._name)
             self.drop()
             raise
 
-    def _made(self, name: str) -> int:
-        """Make a FIFO that has its name from when it is open: one that nobody has open is dead."""
-        new = self._path(name + NEW)
-        os.mkfifo(new)
-        os.chmod(new, 0o600)
-        fd = os.open(new, os.O_RDWR | FIFO)
-        try:
-            os.rename(new, self._path(name))
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
     def _opened(self, name: str, flags: int) -> int:
         if name not in self._others:
-            self._others[name] = os.open(self._path(name), flags | FIFO)
+            self._others[name] = os.open(self._path(name), flags | fifo.OPEN)
         return self._others[name]
 
     def _bury(self, name: str) -> None:

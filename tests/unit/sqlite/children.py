@@ -58,7 +58,7 @@ def lead_and_stop(pipe: Connection, path: Path, moment: str) -> None:
     if moment == "before":
         broker._db.connection.set_commit_hook(stop)
     else:
-        broker._together._tell = stop  # type: ignore[method-assign]
+        broker._together._tell = stop
     pipe.send("ready")
     pipe.recv()
     broker.publish([Message(os.urandom(16), "photos", "resize", b"{}")])

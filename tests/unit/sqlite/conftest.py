@@ -3,14 +3,18 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.testing import ManualClock
+from tests.worker.workers import until
 
 Open = Callable[[], SqliteBroker]
+T = TypeVar("T")
 
 
 def is_queued(path: Path) -> bool:
@@ -22,6 +26,15 @@ def is_queued(path: Path) -> bool:
             return True
         fcntl.flock(file, fcntl.LOCK_UN)
     return False
+
+
+def in_line(
+    aside: Executor, path: Path, call: Callable[..., T], *values: Any, **named: Any
+) -> "Future[T]":
+    """Make a call in another thread; return when it waits for the lock."""
+    future = aside.submit(call, *values, **named)
+    until(lambda: is_queued(path), "it waits for the lock")
+    return future
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import select
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dibs.local.lock import WriteLock
 from dibs.message import Ack, Lease, Release, Result, Settlement
 from dibs.testing.making import claim, claim_one, ids, message, messages, publish, settle
 from tests.unit.sqlite.children import child, hang_up, wait_for_end, wait_for_work
-from tests.unit.sqlite.conftest import Open, is_queued
+from tests.unit.sqlite.conftest import Open, in_line, is_queued
 from tests.worker.workers import until
 
 
@@ -141,12 +142,7 @@ def test_settlements_that_break_off_are_answered_and_rung_for_as_far_as_they_cam
     broker._db.hurry(0.1)
     broker._db.contended = True
     with ThreadPoolExecutor(1) as aside:
-
-        def take_it_next() -> Future[None]:
-            taken = aside.submit(other.acquire, 60)
-            until(lambda: is_queued(path), "it waits for the lock")
-            return taken
-
+        take_it_next = partial(in_line, aside, path, other.acquire, 60)
         with at_the_commit(broker, take_it_next):
             answers = broker.settle(ends)
     assert answers == [APPLIED] * SHARED_BATCH + [UNKNOWN] * 100
@@ -164,12 +160,7 @@ def test_a_claim_of_nothing_passes_on_a_ring_for_what_is_not_committed(
     publisher, usual = rung_before_the_commit(open_broker)
     idle = waiting(open_broker(), "photos")
     with ThreadPoolExecutor(1) as aside:
-
-        def give_up() -> Future[list[Lease]]:
-            gave_up = aside.submit(claim, usual, limit=0)
-            until(lambda: is_queued(path), "it waits for the lock")
-            return gave_up
-
+        give_up = partial(in_line, aside, path, claim, usual, limit=0)
         with at_the_commit(publisher, give_up) as seen:
             publish(publisher, message())
         (gave_up,) = seen

@@ -4,6 +4,7 @@ import os
 import select
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,8 @@ from dibs.testing.making import (
     settle,
 )
 from tests.unit.sqlite.children import child, wait_for_work
-from tests.unit.sqlite.conftest import Open, is_queued
+from tests.unit.sqlite.conftest import Open, in_line
 from tests.unit.sqlite.test_bells import at_the_commit, rung, waiting
-from tests.worker.workers import until
 
 
 def count(broker: SqliteBroker, table: str) -> int:
@@ -230,12 +230,7 @@ def test_a_full_claim_gives_back_what_is_being_handed_over(open_broker: Open, pa
     photo = message()
     publish(publisher, photo)
     with ThreadPoolExecutor(1) as aside:
-
-        def fill() -> Future[list[Lease]]:
-            filled = aside.submit(claim, waiter, "photos", "videos", limit=1)
-            until(lambda: is_queued(path), "it waits for the lock")
-            return filled
-
+        fill = partial(in_line, aside, path, claim, waiter, "photos", "videos", limit=1)
         with at_the_commit(publisher, fill) as seen:
             publish(publisher, message("videos"))
         (filled,) = seen
@@ -310,6 +305,7 @@ def test_a_publish_that_is_undone_hands_nothing_over(open_broker: Open) -> None:
     (whole,) = publish(other, message("videos"))
     theirs = claim_one(other, "videos")
     publish(publisher, message("videos"))
+    assert count(publisher, "lease") == 1, "nobody waits for it"
     assert rung(waiter)
     assert claim(waiter, limit=2) == []
     assert settle(other, theirs, Ack()) == APPLIED
@@ -377,12 +373,7 @@ def test_who_is_called_twice_before_it_claims_gives_back_what_is_too_much(
         patch.setattr(waiter, "_found", lambda *_: Claim([], None))
         assert claim(waiter, limit=1) == []
     with ThreadPoolExecutor(1) as aside:
-
-        def fill() -> Future[list[Lease]]:
-            filled = aside.submit(claim, waiter, limit=1)
-            until(lambda: is_queued(path), "it waits for the lock")
-            return filled
-
+        fill = partial(in_line, aside, path, claim, waiter, limit=1)
         with at_the_commit(publisher, fill) as seen:
             publish(publisher, message())
         (filled,) = seen

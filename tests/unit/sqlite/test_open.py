@@ -1,7 +1,6 @@
 """What a queue file must be, and what is said of a file that is not one."""
 
 import errno
-import gc
 import os
 import re
 import stat
@@ -231,7 +230,6 @@ def test_a_file_that_is_refused_leaves_nothing_open(
     open_broker().close()
     clock.reboot()
     held = spoil(path, monkeypatch)
-    gc.collect()  # what earlier tests left open is closed now, and not while this one counts
     counts: list[int] = []
     for _ in range(4):
         with pytest.raises(kind):

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from dibs.brokers.contract import STORED, Duplicate, Published
+from dibs.brokers.notes import note_of
 from dibs.brokers.sqlite import SqliteBroker
-from dibs.brokers.together import VERSION
 from dibs.errors import BrokerBusy, BrokerFull, BrokerUnavailable, PublishUnknown
 from dibs.local.group import NOTE_BYTES, Group
 from dibs.local.lock import WriteLock
@@ -162,7 +161,7 @@ def test_when_a_leader_fails_the_others_lead_and_see_for_themselves(
 ) -> None:
     with locked(path):
         leader = publishers.publish(0, message())
-        publishers.brokers[0]._db._reserve.keep = full  # type: ignore[method-assign]
+        publishers.brokers[0]._db._reserve.keep = full
         others = [publishers.publish(n, message()) for n in (1, 2)]
     with pytest.raises(BrokerFull):
         leader.result(10)
@@ -274,8 +273,8 @@ def test_what_is_not_its_own_a_leader_hands_over_to_nobody(open_broker: Open) ->
     leader, other, waiter = open_broker(), open_broker(), waiting(open_broker(), "photos")
     publish(contended(leader), message("videos"))
     new = message()
-    assert other._group.leave(VERSION + msgspec.msgpack.encode(new))
-    assert leader._together._lead(message()) == [STORED]
+    assert other._group.leave(note_of(new))
+    assert leader._together._lead(message(), leader._commit) == [STORED]
     (lease,) = claim(waiter, limit=2)
     assert lease.message == new
     assert waiter._bells.handed == []
@@ -462,7 +461,7 @@ def test_no_call_waits_for_the_lock_longer_than_one_may(publishers: Publishers, 
     database = publishers.brokers[0]._db
     database.hurry(1.0)
     acquire = database._lock.acquire
-    database._lock.acquire = lambda seconds: waits.append(seconds) or acquire(seconds)  # type: ignore[method-assign, func-returns-value]
+    database._lock.acquire = lambda seconds: waits.append(seconds) or acquire(seconds)
     publishers.publish_now(1, message())
     assert publishers.brokers[1]._group.leads()
     with locked(path), pytest.raises(BrokerBusy):
@@ -483,6 +482,6 @@ def test_an_answer_that_came_is_believed_though_its_owner_could_not_lead(
         first._group.answer(first._group.whom, b"s")
         raise BrokerBusy("not now")
 
-    monkeypatch.setattr(first._together, "_commit", answered_and_busy)
+    monkeypatch.setattr(first, "_commit", answered_and_busy)
     assert publishers.publish_now(0, message()) == [STORED]
     assert len(claim_all(broker)) == 1

@@ -21,11 +21,11 @@ from dibs.brokers.ends import Acks, acks_of, in_parts, other_end
 from dibs.brokers.handover import Handover
 from dibs.brokers.horizon import Horizon
 from dibs.brokers.sqlite.inspector import SqliteInspector, result_of
-from dibs.brokers.together import Answers, Together, Told
+from dibs.brokers.together import Answers, Together
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, PublishUnknown
 from dibs.local.arrays import blobs, integers
-from dibs.local.batch import Batch
+from dibs.local.batch import Batch, is_one
 from dibs.local.bells import Bells
 from dibs.local.database import Database, Undo
 from dibs.local.disk import beside
@@ -49,10 +49,10 @@ class SqliteBroker(contract.Broker):
         self._run = self._db.run
         self._clock = clock
         self._bells = Bells(beside(self._db.path, "-bells"), worker_id)
-        self._handover = Handover(self, self._db, self._bells, clock)
-        self._horizon = Horizon(lambda: self._run("first_expiry")[0][0], clock)
+        self._handover = Handover(self._db, self._bells, clock)
+        self._horizon = Horizon(partial(self._run, "first_expiry"), clock)
         self._group = Group(beside(self._db.path, "-group"))
-        self._together = Together(self._db, self._group, self._commit, clock)
+        self._together = Together(self._db, self._group, clock)
         self._numbers: dict[str, int] = {}
         self._turn = 0
         self.url = f"sqlite:///{self._db.path}"
@@ -76,14 +76,13 @@ class SqliteBroker(contract.Broker):
             return checks.published(messages, self.capabilities, self._stored)
 
     def _stored(self, runs: list[Alike]) -> list[contract.Published]:
-        batch = Batch(runs, self._clock.wall_ms())
-        if self._db.contended and batch.alone is not None:
-            answer = self._together.publish(batch.alone)
+        if self._db.contended and is_one(runs):
+            answer = self._together.publish(next(iter(runs[0])), self._commit)
             if answer is not None:
                 return [answer]
-        return self._commit(batch)
+        return self._commit(Batch(runs, self._clock.wall_ms()))
 
-    def _commit(self, batch: Batch, *told: Told) -> Answers:
+    def _commit(self, batch: Batch, *tell: Callable[[], object]) -> Answers:
         """Store a batch at once; one by one if there is a duplicate, to tell which."""
         try:
             answers = self._db.write(
@@ -91,13 +90,13 @@ class SqliteBroker(contract.Broker):
                 partial(self._within, batch, self._store_each),
                 storing=True,
                 unsure=PublishUnknown,
-                then=(self._handover.tell, *told),
+                then=(self._handover.tell, *tell),
             )
         except BaseException:
             self._numbers.clear()  # a queue may have been noted that is undone
             self._handover.undo()
             raise
-        if not self._handover.finish():
+        if not self._handover.finish(self):
             # After the commit: who asked to be rung before it, and looked, has found nothing.
             self._bells.ring(batch.queues)
         return answers
@@ -153,9 +152,10 @@ class SqliteBroker(contract.Broker):
             # Looked again once it is armed: what was published in between has rung nobody.
             found = self._found(queues, limit)
         if len(found.leases) < asked:
-            fresh = found.leases and self._bells.arm(queues, idle=False)
-            is_more = fresh or limit < asked
-            return contract.Claim(found.leases, 0) if is_more and found.leases else found
+            is_full = len(found.leases) == limit
+            if found.leases and (self._bells.arm(queues, idle=False) or is_full):
+                return contract.Claim(found.leases, 0)
+            return found
         # What is granted is committed, so it must get out.
         with contextlib.suppress(*([BrokerError] if found.leases else [])):
             self._ask_no_more(queues, passes_on=rung and not limit)
@@ -164,14 +164,14 @@ class SqliteBroker(contract.Broker):
     def _ask_no_more(self, queues: Sequence[str], *, passes_on: bool) -> None:
         with self._db.reading():
             self._bells.disarm(queues, passes_on, lambda: self._look(queues)[1])
-        self._handover.give_back()
+        self._handover.give_back(self)
 
     def _found(self, queues: Sequence[str], limit: int, rung: bool = False) -> contract.Claim:
         if not self._bells.handed:
             found = self._claimed(queues, limit, rung)
             if not self._bells.handed:
                 return found
-        return contract.Claim(self._handover.taken(queues, limit), 0)
+        return contract.Claim(self._handover.taken(self, queues, limit), 0)
 
     @property
     def _at_once(self) -> int:
