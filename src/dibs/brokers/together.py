@@ -47,15 +47,18 @@ class Left(Batch):
         self._fill: Callable[[Batch], None] | None = fill
         self._note = note
 
-    def begin(self) -> None:
-        """Collect it, once."""
-        if self._fill is not None:
-            fill, self._fill = self._fill, None
-            fill(self)
+    def stored_by(self, store: Callable[[Batch], Answers]) -> Callable[[], Answers]:
+        """Have it collected first, once, and the answers noted in the same transaction."""
 
-    def end(self, answers: Answers) -> None:
-        """Note what is to be answered."""
-        self._note(answers)
+        def collected_and_noted() -> Answers:
+            if self._fill is not None:
+                fill, self._fill = self._fill, None
+                fill(self)
+            answers = store(self)
+            self._note(answers)
+            return answers
+
+        return collected_and_noted
 
 
 class Together:

@@ -6,6 +6,8 @@ Called by: brokers that are files.
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -37,11 +39,9 @@ class Batch:
         self.queues = {run.pattern.queue for run in runs}
         self.alone: Alike | None = runs[0] if is_one(runs) else None
 
-    def begin(self) -> None:
-        """Do what is to be done first in each transaction that tries to store it: nothing."""
-
-    def end(self, answers: list[Any]) -> None:
-        """Do what is to be done last in it, with what became of each message: nothing."""
+    def stored_by(self, store: Callable[["Batch"], list[Any]]) -> Callable[[], list[Any]]:
+        """Return what is to be done in each transaction that tries to store it by `store`."""
+        return partial(store, self)
 
 
 def is_one(runs: list[Alike]) -> bool:

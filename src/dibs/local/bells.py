@@ -146,8 +146,10 @@ class Bells:
         """
         if (usual := self._usual.get(queue)) and self._called(usual):
             return True
-        names = (name for name in self._listed() if name.startswith(f"{queue}="))
-        self._usual[queue] = next(filter(self._called, names), "")
+        entries = self._listed()
+        if entries:  # mostly nobody waits, and each publisher asks, with the lock held
+            names = (name for name in entries if name.startswith(f"{queue}="))
+            self._usual[queue] = next(filter(self._called, names), "")
         return self._callee >= 0
 
     def tell(self, note: bytes) -> bool:

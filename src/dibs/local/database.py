@@ -128,7 +128,8 @@ class Database:
         """
         if self._pid != os.getpid():
             raise self._inherited()
-        deadline = time.monotonic() + (self.lock_seconds if wait is None else wait)
+        longest = LOCK_SHARE * self._call_seconds if wait is None else wait
+        deadline = min(self._until, time.monotonic() + longest)
         try:
             try:
                 return self._locked(work, otherwise, deadline, storing, then)

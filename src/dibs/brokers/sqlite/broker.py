@@ -72,22 +72,21 @@ class SqliteBroker(contract.Broker):
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Store messages, many to a statement."""
-        with self._db.one_call():
-            return checks.published(messages, self.capabilities, self._stored)
+        return checks.published(messages, self.capabilities, self._stored)
 
     def _stored(self, runs: list[Alike]) -> list[contract.Published]:
-        if self._db.contended and is_one(runs):
+        if not self._db.contended or not is_one(runs):
+            return self._commit(Batch(runs, self._clock.wall_ms()))
+        with self._db.one_call():
             answer = self._together.publish(next(iter(runs[0])), self._commit)
-            if answer is not None:
-                return [answer]
-        return self._commit(Batch(runs, self._clock.wall_ms()))
+            return self._commit(Batch(runs, self._clock.wall_ms())) if answer is None else [answer]
 
     def _commit(self, batch: Batch, *tell: Callable[[], object]) -> Answers:
         """Store a batch at once; one by one if there is a duplicate, to tell which."""
         try:
             answers = self._db.write(
-                partial(self._within, batch, partial(self._store, hands_over=True)),
-                partial(self._within, batch, self._store_each),
+                batch.stored_by(partial(self._store, hands_over=True)),
+                batch.stored_by(self._store_each),
                 storing=True,
                 unsure=PublishUnknown,
                 then=(self._handover.tell, *tell),
@@ -99,12 +98,6 @@ class SqliteBroker(contract.Broker):
         if not self._handover.finish(self):
             # After the commit: who asked to be rung before it, and looked, has found nothing.
             self._bells.ring(batch.queues)
-        return answers
-
-    def _within(self, batch: Batch, store: Callable[[Batch], Answers]) -> Answers:
-        batch.begin()
-        answers = store(batch)
-        batch.end(answers)
         return answers
 
     def _store(self, batch: Batch, *, hands_over: bool = False) -> Answers:
