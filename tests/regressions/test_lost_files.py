@@ -11,7 +11,7 @@ from dibs.errors import BrokerUnavailable
 from tests.regressions.seeding import finds
 from tests.worker.workers import Scene, until
 
-FILES = ("", "-wal", "-shm", "-lock", "-turn", "-reserve")
+FILES = ("", "-wal", "-shm", "-lock", "-turn", "-board", "-reserve")
 
 NOT_THE_FILE = "is not the file any more that was opened here"
 

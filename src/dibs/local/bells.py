@@ -22,7 +22,7 @@ from dibs.errors import BrokerUnavailable
 from dibs.local import fifo
 from dibs.local.fifo import NEW, NOBODY
 from dibs.local.fork import drop_in_child
-from dibs.local.listing import Listing
+from dibs.local.listing import Board, Listing
 
 RUNG, CALLED, HANDED = b"!", b"?", b"="
 """What is written to a bell: look; wait, for something is being committed for you alone; and what
@@ -42,11 +42,11 @@ LOOKED_AT = 250
 class Bells:
     """The bell of one broker, and the way to everybody else's."""
 
-    def __init__(self, folder: Path, worker_id: bytes) -> None:
+    def __init__(self, folder: Path, worker_id: bytes, board: Board) -> None:
         self._folder = str(folder)
         self._ends = f"{folder}/ends"
-        self._listed = Listing(self._folder).names
-        self._awaiting = Listing(self._ends).names
+        self._entries = Listing(self._folder, board, "bells")
+        self._awaiting = Listing(self._ends, board, "ends")
         self._name = f"{worker_id.hex()}-{os.urandom(4).hex()}"
         self._fd = -1
         self._awaited: frozenset[bytes] = frozenset()
@@ -66,7 +66,8 @@ class Bells:
         self._callee = -1
         """The bell of whom this one has called, until it is told."""
         self._usual: dict[str, str] = {}
-        """The entry that was called last for each queue: whoever waits again has the same."""
+        """The entry that was called last for each queue: whoever waits again has the same, and what
+        it needs is in the processor's caches still."""
         self._looked_at = ""
 
     def fd(self) -> int:
@@ -133,7 +134,7 @@ class Bells:
 
     def ring(self, queues: Collection[str]) -> None:
         """Wake one waiter of each queue."""
-        if queues and (entries := self._listed()):
+        if queues and (entries := self._entries.names()):
             for queue in queues:
                 names = (name for name in entries if name.startswith((f"{queue}@", f"{queue}=")))
                 next(filter(self._rung, names), None)
@@ -144,12 +145,12 @@ class Bells:
         To wake up takes an idle process as long as the disk takes for a commit: so it is called
         before that, and told afterwards (benchmarks: `latency`).
         """
-        if (usual := self._usual.get(queue)) and self._called(usual):
-            return True
-        entries = self._listed()
-        if entries:  # mostly nobody waits, and each publisher asks, with the lock held
-            names = (name for name in entries if name.startswith(f"{queue}="))
-            self._usual[queue] = next(filter(self._called, names), "")
+        entries = self._entries.names()
+        if not entries:  # mostly nobody waits, and each publisher asks, with the lock held
+            return False
+        names = [name for name in entries if name.startswith(f"{queue}=")]
+        names.sort(key=self._usual.get(queue, "").__ne__)
+        self._usual[queue] = next(filter(self._called, names), "")
         return self._callee >= 0
 
     def tell(self, note: bytes) -> bool:
@@ -187,7 +188,7 @@ class Bells:
 
     def ring_ends(self, ended: Iterable[bytes]) -> None:
         """Wake all who wait for one of these; `ended` is not read if nobody waits."""
-        if waiters := self._awaiting():
+        if waiters := self._awaiting.names():
             over = frozenset(ended)
             for waiter in waiters:
                 if self._awaits_any(waiter, over):
@@ -199,8 +200,10 @@ class Bells:
         Whoever rings one removes it too, but nothing may be left that would ring for it, and every
         publisher reads the folder.
         """
-        names: dict[str, list[str]] = {waiter: [] for waiter in self._awaiting()}
-        for name in self._listed():
+        for listing in (self._entries, self._awaiting):
+            listing.read_again()  # not each file is told of
+        names: dict[str, list[str]] = {waiter: [] for waiter in self._awaiting.names()}
+        for name in self._entries.names():
             waiter = SIGNS.split(name)[-1].removesuffix("~")
             names.setdefault(waiter, []).append(name)
         names.pop("ends", None)
@@ -257,7 +260,7 @@ class Bells:
 
     def _waiting(self) -> list[str]:
         """Return the entries of all who wait."""
-        return [name for name in self._listed() if SIGNS.search(name)]
+        return [name for name in self._entries.names() if SIGNS.search(name)]
 
     def _ask(self, queue: str, sign: str) -> bool:
         """Ask in one way and no other; say whether it was not asked for before."""
@@ -266,6 +269,7 @@ class Bells:
         with contextlib.suppress(OSError):
             other = "@" if sign == "=" else "="
             os.rename(self._path(f"{queue}{other}{self._name}"), entry)
+            self._entries.changed()
             return False
         names = self._path(self._name), entry
         with contextlib.suppress(OSError):
@@ -274,6 +278,7 @@ class Bells:
             except FileNotFoundError:
                 self._hang_up_again()
                 os.link(*names)
+            self._entries.changed()
             return True
         return False
 
@@ -285,12 +290,14 @@ class Bells:
 
     def _rung(self, entry: str) -> bool:
         queue, waiter = SIGNS.split(entry)
+        self._entries.read_again()  # it is gone, in one way or the other
         # Its owner may have changed the sign since the folder was read.
         taken = any(self._unlinked(f"{queue}{sign}{waiter}") for sign in "@=")
         return taken and self._wake(waiter)
 
     def _called(self, entry: str) -> bool:
         queue, waiter = SIGNS.split(entry)
+        self._entries.read_again()  # it is gone, in one way or the other
         try:
             os.rename(self._path(entry), self._path(f"{queue}@{waiter}"))
         except OSError:
@@ -342,6 +349,7 @@ class Bells:
             with open(f"{self._ends}/{waiter}", "rb") as file:
                 ids = file.read()
         except OSError:
+            self._awaiting.read_again()
             return False
         return any(ids[at : at + 16] in ended for at in range(0, len(ids), 16))
 
@@ -358,10 +366,12 @@ class Bells:
         finally:
             os.close(fd)
         os.replace(unseen, f"{self._ends}/{self._name}")  # whole or not at all
+        self._awaiting.changed()
 
     def _bury(self, waiter: str) -> None:
         own = (waiter, f"{waiter}~")
-        names = [name for name in self._listed() if SIGNS.split(name)[-1] in own]
+        self._entries.read_again()
+        names = [name for name in self._entries.names() if SIGNS.split(name)[-1] in own]
         self._remove(waiter, names)
 
     def _remove(self, waiter: str, names: Iterable[str]) -> None:

@@ -52,7 +52,7 @@ class Database:
         self.created = False
         self.contended = False
         """Whether others were at it when this process wanted to write the last time."""
-        self._pid = os.getpid()
+        self._is_inherited = False
         self._call_seconds = self._until = math.inf
         self._reserve = disk.Reserve(disk.beside(self.path, "-reserve"))
         try:
@@ -92,7 +92,7 @@ class Database:
 
     def run(self, statement: str, *values: Any, **named: Any) -> list[Any]:
         """Run a statement of the `.sql` files and return its rows."""
-        if self._pid != os.getpid():
+        if self._is_inherited:
             raise self._inherited()
         try:
             return self.connection.execute(self.sql[statement], named or values).fetchall()
@@ -126,7 +126,7 @@ class Database:
         must not while the reserve is spent. If nobody can tell whether it is done, that is raised
         as `unsure`.
         """
-        if self._pid != os.getpid():
+        if self._is_inherited:
             raise self._inherited()
         longest = LOCK_SHARE * self._call_seconds if wait is None else wait
         deadline = min(self._until, time.monotonic() + longest)
@@ -201,13 +201,14 @@ class Database:
 
     def close(self) -> None:
         """Close what this process opened."""
-        if self._pid == os.getpid():
+        if not self._is_inherited:
             self._lock.close()
             with contextlib.suppress(apsw.Error):
                 self.connection.close()
 
     def drop(self) -> None:
         """In a forked child, keep the parent's connection from ever being closed."""
+        self._is_inherited = True
         _of_parents.append(self.connection)
 
     def _locked(

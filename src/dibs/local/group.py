@@ -18,7 +18,7 @@ from pathlib import Path
 from dibs.local import disk, fifo
 from dibs.local.fifo import NEW, NOBODY
 from dibs.local.fork import drop_in_child
-from dibs.local.listing import Listing
+from dibs.local.listing import Board, Listing
 
 NOTE_BYTES = fifo.WHOLE_BYTES
 TICKET_BYTES = 8
@@ -32,9 +32,9 @@ WHOM_BYTES = 16
 class Group:
     """One publisher's place."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, board: Board) -> None:
         self._folder = str(folder)
-        self._listed = Listing(self._folder).names
+        self._members = Listing(self._folder, board, "group")
         self._name = ""
         self._notes = self._answers = self._lead = -1
         self._others: dict[str, int] = {}
@@ -98,7 +98,7 @@ class Group:
 
     def collect(self) -> Iterator[tuple[Whom, bytes]]:
         """Take the others' notes, each with whom to answer; those of the dead are buried."""
-        names = self._listed()
+        names = self._members.names()
         for gone in self._others.keys() - names:
             os.close(self._others.pop(gone))
         for name in names:
@@ -146,6 +146,7 @@ class Group:
         """Leave the group."""
         if self._lead >= 0:
             self._bury(self._name)
+            self._members.changed()
         self.drop()
 
     def drop(self) -> None:
@@ -166,6 +167,7 @@ class Group:
             self._answers = fifo.made(self._path(self._name + ANSWERS))
             self._notes = fifo.made(self._path(self._name))
             self._lead = disk.open_private(Path(self._path(LEAD)))
+            self._members.changed()
         except OSError:
             self._bury(self._name)
             self.drop()
@@ -177,6 +179,7 @@ class Group:
         return self._others[name]
 
     def _bury(self, name: str) -> None:
+        self._members.read_again()
         for each in (name, name + ANSWERS, name + NEW, name + ANSWERS + NEW):
             with contextlib.suppress(OSError):
                 os.unlink(self._path(each))

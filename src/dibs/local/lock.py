@@ -43,6 +43,7 @@ class WriteLock:
         self._granted = threading.Semaphore(0)
         self._helper: threading.Thread | None = None
         self._wanted = self._waiting = self._closed = False
+        self._signature = b"%-20d " % os.getpid()
         # The system's own call, and no method around it: a signal's handler may raise where a
         # method begins, and a lock that is never given up holds up everybody.
         self.release: Callable[[], object] = partial(fcntl.flock, self._lock, fcntl.LOCK_UN)
@@ -65,9 +66,9 @@ class WriteLock:
 
     def _sign(self) -> None:
         # Of one width: what a longer line leaves behind would be read with a shorter one.
-        line = b"%-20d %-24d\n" % (os.getpid(), time.monotonic_ns())
+        line = b"%-24d\n" % time.monotonic_ns()
         try:
-            os.pwrite(self._lock, line, 0)
+            os.pwrite(self._lock, self._signature + line, 0)
         except OSError:
             return  # the disk may be full
 

@@ -14,6 +14,7 @@ from dibs.brokers.sqlite import SqliteBroker
 from dibs.clock import SystemClock
 from dibs.local.bells import Bells
 from dibs.local.database import Database
+from dibs.local.listing import Board
 from dibs.message import Ack, Message, Settlement
 
 _spawn = multiprocessing.get_context("spawn")
@@ -64,8 +65,14 @@ def lead_and_stop(pipe: Connection, path: Path, moment: str) -> None:
     broker.publish([Message(os.urandom(16), "photos", "resize", b"{}")])
 
 
+def bells_at(folder: Path, name: bytes) -> Bells:
+    """Return the bells of one who has nothing else of a broker."""
+    board = folder.with_name(folder.name.removesuffix("-bells") + "-board")
+    return Bells(folder, name, Board(board))
+
+
 def wait_for_work(pipe: Connection, folder: Path, queue: str, name: bytes) -> None:
-    bells = Bells(folder, name)
+    bells = bells_at(folder, name)
     bells.fd()
     bells.arm([queue], idle=True)
     pipe.send("armed")
@@ -73,13 +80,13 @@ def wait_for_work(pipe: Connection, folder: Path, queue: str, name: bytes) -> No
 
 
 def hang_up(pipe: Connection, folder: Path, name: bytes) -> None:
-    Bells(folder, name).fd()
+    bells_at(folder, name).fd()
     pipe.send("hung up")
     pipe.recv()
 
 
 def wait_for_end(pipe: Connection, folder: Path, awaited: bytes, name: bytes) -> None:
-    bells = Bells(folder, name)
+    bells = bells_at(folder, name)
     bells.fd()
     bells.await_ends([awaited])
     pipe.send("armed")

@@ -19,10 +19,11 @@ from dibs.brokers.sqlite.broker import SHARED_BATCH
 from dibs.errors import BrokerBusy, BrokerError
 from dibs.local import bells
 from dibs.local.bells import Bells
+from dibs.local.listing import Board, Listing
 from dibs.local.lock import WriteLock
 from dibs.message import Ack, Lease, Release, Result, Settlement
 from dibs.testing.making import claim, claim_one, ids, message, messages, publish, settle
-from tests.unit.sqlite.children import child, hang_up, wait_for_end, wait_for_work
+from tests.unit.sqlite.children import bells_at, child, hang_up, wait_for_end, wait_for_work
 from tests.unit.sqlite.conftest import Open, in_line, is_queued
 from tests.worker.workers import until
 
@@ -365,7 +366,7 @@ def test_what_dead_waiters_left_is_buried_though_nothing_would_ring_it(
     broker: SqliteBroker, path: Path
 ) -> None:
     """Killed while it was busy: its FIFO has no entry, and nobody waits for an end."""
-    alive = Bells(path.with_name("photos.db-bells"), b"alive")
+    alive = bells_at(path.with_name("photos.db-bells"), b"alive")
     alive.fd()
     before = set(bells_of(path))
     with child(hang_up, path.with_name("photos.db-bells"), b"dead") as (_, pipe):
@@ -382,7 +383,7 @@ def test_many_dead_are_buried_some_at_a_time(
 ) -> None:
     monkeypatch.setattr(bells, "LOOKED_AT", 10)
     folder = path.with_name("photos.db-bells")
-    living = [Bells(folder, bytes([n])) for n in range(15)]
+    living = [bells_at(folder, bytes([n])) for n in range(15)]
     for one in living:
         one.fd()
     for number in range(25):
@@ -398,7 +399,7 @@ def test_many_dead_are_buried_some_at_a_time(
 
 def test_a_bell_that_is_being_hung_up_is_not_buried(broker: SqliteBroker, path: Path) -> None:
     """Its owner has made it and not opened it yet, so it looks like a dead one's."""
-    waiter, opened = Bells(path.with_name("photos.db-bells"), b"w"), os.open
+    waiter, opened = bells_at(path.with_name("photos.db-bells"), b"w"), os.open
 
     def idle_and_open(name: str, flags: int, *more: int) -> int:
         broker.idle()
@@ -427,44 +428,68 @@ def test_a_bell_whose_owner_died_while_it_hung_it_up_is_buried_at_last(
     assert bells_of(path) == []
 
 
-def test_nobody_who_waits_costs_an_acknowledgement_one_look(
+def test_nobody_who_waits_costs_an_acknowledgement_nothing(
     broker: SqliteBroker, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even the ids are read."""
+    """The folder is looked at once, and not even the ids are read."""
     publish(broker, *messages(3))
     leases = claim(broker, limit=3)
     looks: list[object] = []
-    for name in ("listdir", "stat"):
-        look = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda at, look=look: looks.append(at) or look(at))
-    for lease in leases:
-        settle(broker, lease, Ack())
-    assert [at for at in looks if at != str(path)] == [f"{path}-bells/ends"] * 3
+    with monkeypatch.context() as patch:
+        for name in ("listdir", "stat"):
+            look = getattr(os, name)
+            patch.setattr(os, name, lambda at, look=look: looks.append(at) or look(at))
+        for lease in leases:
+            settle(broker, lease, Ack())
+    assert [at for at in looks if at != str(path)] == [f"{path}-bells/ends"]
 
 
-def test_a_folder_is_read_once_until_it_changes(
+def test_a_folder_is_read_once_until_somebody_says_that_a_name_was_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[object] = []
     listdir = os.listdir
     monkeypatch.setattr(os, "listdir", lambda folder: reads.append(folder) or listdir(folder))
-    listing = bells.Listing(str(tmp_path))
-    os.utime(tmp_path, (1, 1))
-    assert [listing.names(), listing.names()] == [[], []]
-    assert len(reads) == 1
-    (tmp_path / "one").touch()
-    assert listing.names() == ["one"]
+    folder = tmp_path / "folder"
+    one, other = (Listing(str(folder), Board(tmp_path / "board"), "bells") for _ in range(2))
+    assert [one.names(), one.names()] == [[], []]
+    folder.mkdir()
+    (folder / "name").touch()
+    other.changed()
+    assert [one.names(), one.names()] == [["name"], ["name"]]
+    assert len(reads) == 2
+    (folder / "name").unlink()
+    one.read_again()
+    assert one.names() == []
 
 
-def test_what_changes_a_folder_within_the_tick_of_its_last_change_is_seen(tmp_path: Path) -> None:
-    listing = bells.Listing(str(tmp_path))
-    changed = tmp_path.stat()
-    later_ns = changed.st_mtime_ns + 3_600_000_000_000  # the clock stands still for this test
-    os.utime(tmp_path, ns=(later_ns, later_ns))
-    assert listing.names() == []
-    (tmp_path / "one").touch()
-    os.utime(tmp_path, ns=(later_ns, later_ns))
-    assert listing.names() == ["one"]
+def test_a_folder_is_not_read_for_what_was_added_to_another(tmp_path: Path) -> None:
+    board = Board(tmp_path / "board")
+    bells, ends = (Listing(str(tmp_path), board, place) for place in ("bells", "ends"))
+    assert bells.names() == ["board"]
+    (tmp_path / "name").touch()
+    ends.changed()
+    assert bells.names() == ["board"]
+    bells.changed()
+    assert sorted(bells.names()) == ["board", "name"]
+
+
+def test_what_is_added_while_a_folder_is_read_is_seen_by_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (Listing(str(tmp_path), Board(tmp_path / "board"), "bells") for _ in range(2))
+    listdir = os.listdir
+
+    def adding(folder: str) -> list[str]:
+        names = listdir(folder)
+        (tmp_path / "name").touch()
+        other.changed()
+        return names
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", adding)
+        assert one.names() == ["board"]
+    assert sorted(one.names()) == ["board", "name"]
 
 
 def test_whoever_waits_for_an_end_is_rung_after_the_folder_was_cleared_away(

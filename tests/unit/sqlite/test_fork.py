@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dibs.brokers.sqlite import SqliteBroker
-from dibs.local.bells import Bells
 from dibs.local.lock import WriteLock
 from dibs.testing.making import claim, claim_one, message, publish
+from tests.unit.sqlite.children import bells_at
 from tests.unit.sqlite.conftest import Open
 
 
@@ -63,10 +63,10 @@ def test_a_child_closes_no_file_that_took_the_number_of_a_closed_one(open_broker
 
 def test_a_child_keeps_neither_its_parents_lock_nor_its_bell(path: Path) -> None:
     """The middle process holds both, forks, and dies; its child lives on."""
-    folder = path.with_name("bells")
+    folder = path.with_name("photos.db-bells")
 
     def hold_both_and_fork() -> int:
-        lock, bells = WriteLock(path), Bells(folder, b"dead")
+        lock, bells = WriteLock(path), bells_at(folder, b"dead")
         lock.acquire(0)
         bells.fd()
         bells.arm(["photos"], idle=True)
@@ -82,7 +82,7 @@ def test_a_child_keeps_neither_its_parents_lock_nor_its_bell(path: Path) -> None
         lock = WriteLock(path)
         lock.acquire(0)
         lock.close()
-        Bells(folder, b"alive").ring(["photos"])
+        bells_at(folder, b"alive").ring(["photos"])
         assert os.listdir(folder) == []
     finally:
         os.kill(survivor, signal.SIGKILL)

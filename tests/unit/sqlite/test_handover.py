@@ -405,14 +405,14 @@ def test_a_ring_finds_who_changes_its_wish_meanwhile(
     """From asking to be rung to waiting idle, between the look at the folder and the ring."""
     publisher, waiter = open_broker(), waiting(open_broker(), "photos")
     waiter._bells.arm(["photos"], idle=False)
-    listed = publisher._bells._listed
+    listed = publisher._bells._entries.names
 
     def listing() -> list[str]:
         names = listed()
         waiter._bells.arm(["photos"], idle=True)
         return names
 
-    monkeypatch.setattr(publisher._bells, "_listed", listing)
+    monkeypatch.setattr(publisher._bells._entries, "names", listing)
     publish(publisher, *messages(2))
     assert rung(waiter)
 

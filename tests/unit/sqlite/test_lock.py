@@ -136,14 +136,15 @@ def test_law_10_a_call_ends_within_a_sixth_of_the_shortest_visibility_timeout(
 def test_a_short_process_id_after_a_long_one_is_read_as_it_is(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, other = WriteLock(path), WriteLock(path)
+    other = WriteLock(path)
     for pid in (4_194_304, 7):
         monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        lock = WriteLock(path)
         lock.acquire(0)
         with pytest.raises(BrokerBusy, match=rf"process {pid} has held"):
             other.acquire(0)
         lock.release()
-    lock.close()
+        lock.close()
     other.close()
 
 

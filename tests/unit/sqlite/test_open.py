@@ -323,7 +323,7 @@ def test_the_file_system_is_looked_up_by_device(tmp_path: Path) -> None:
     assert disk.file_system(tmp_path, tmp_path / "missing") == ""
 
 
-@pytest.mark.parametrize("suffix", ["-lock", "-turn", "-reserve"])
+@pytest.mark.parametrize("suffix", ["-lock", "-turn", "-board", "-reserve"])
 def test_a_link_in_the_place_of_a_side_file_is_not_followed(path: Path, suffix: str) -> None:
     victim = path.with_name("victim")
     victim.write_text("precious")

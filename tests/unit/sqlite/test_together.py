@@ -235,7 +235,7 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(
     first = publishers.brokers[0]
     assert publishers.publish_now(0, message()) == [STORED]
     stale = bytes.fromhex(first._group._name) + first._group._ticket.to_bytes(8)
-    group = Group(Path(first._group._folder))
+    group = Group(Path(first._group._folder), first._board)
     group.answer(stale, b"f" + bytes(16))
     assert publishers.publish_now(0, message()) == [STORED]
     assert len(claim_all(broker)) == 2
@@ -411,8 +411,9 @@ def test_whoever_leaves_just_now_and_what_cannot_be_opened_is_passed_over(
     assert publishers.publish_now(0, message()) == [STORED]
     folder = path.with_name("photos.db-group")
     (folder / "00ff00ff00ff00ff").symlink_to(folder / "nowhere")
-    listed = first._group._listed
-    monkeypatch.setattr(first._group, "_listed", lambda: [*listed(), "ff00ff00ff00ff00"])
+    members = first._group._members
+    names = [*os.listdir(folder), "ff00ff00ff00ff00"]
+    monkeypatch.setattr(members, "names", lambda: names)
     assert publishers.publish_now(0, message()) == [STORED]
     assert len(claim_all(broker)) == 2
 

@@ -30,6 +30,7 @@ from dibs.local.bells import Bells
 from dibs.local.database import Database, Undo
 from dibs.local.disk import beside
 from dibs.local.group import Group
+from dibs.local.listing import Board
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 
 BATCH = 5_000  # also of what time alone moves: more waits for the next claim
@@ -48,18 +49,19 @@ class SqliteBroker(contract.Broker):
         self._db = Database(path, Path(__file__).parent)
         self._run = self._db.run
         self._clock = clock
-        self._bells = Bells(beside(self._db.path, "-bells"), worker_id)
+        with self._db.closed_if_refused():
+            if self._run("boot") != [(boot := clock.boot_id(),)]:
+                self._db.write(partial(self._run, "another_boot", boot=boot))
+            self._board = Board(beside(self._db.path, "-board"))
+        self._bells = Bells(beside(self._db.path, "-bells"), worker_id, self._board)
         self._handover = Handover(self._db, self._bells, clock)
         self._horizon = Horizon(partial(self._run, "first_expiry"), clock)
-        self._group = Group(beside(self._db.path, "-group"))
+        self._group = Group(beside(self._db.path, "-group"), self._board)
         self._together = Together(self._db, self._group, clock)
         self._numbers: dict[str, int] = {}
         self._turn = 0
         self.url = f"sqlite:///{self._db.path}"
         self.created = self._db.created
-        with self._db.closed_if_refused():
-            if self._run("boot") != [(boot := clock.boot_id(),)]:
-                self._db.write(partial(self._run, "another_boot", boot=boot))
 
     def declare(self, queues: Sequence[str]) -> None:
         """Note the queues' names, and check the file's settings again."""
@@ -361,6 +363,7 @@ class SqliteBroker(contract.Broker):
             self._ask_no_more((), passes_on=False)
         self._bells.close()
         self._group.close()
+        self._board.close()
         self._db.close()
 
     def _number(self, queue: str) -> int | None:
