@@ -203,12 +203,14 @@ class Database:
         """Close what this process opened."""
         if not self._is_inherited:
             self._lock.close()
+            self._reserve.drop()
             with contextlib.suppress(apsw.Error):
                 self.connection.close()
 
     def drop(self) -> None:
         """In a forked child, keep the parent's connection from ever being closed."""
         self._is_inherited = True
+        self._reserve.drop()
         _of_parents.append(self.connection)
 
     def _locked(

@@ -95,17 +95,19 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._name = str(path)
+        self._fd = -1
 
     def keep(self) -> None:
         """Set the space aside again if it was spent, or raise `BrokerFull`."""
         try:
-            if os.lstat(self._name).st_size == RESERVE_BYTES:
-                return
-        except FileNotFoundError:
-            pass  # nobody has needed it yet, or somebody cleared it away
-        try:
-            self._allocate()
+            # Not by its name: each publish looks, and that would take twice as long.
+            found = os.fstat(self._fd) if self._fd >= 0 else None
+            if not found or not found.st_nlink:  # somebody may have cleared it away
+                self.drop()
+                self._fd = open_private(self._path)
+                found = os.fstat(self._fd)
+            if found.st_size != RESERVE_BYTES:
+                self._allocate()
         except OSError as error:
             # What was allocated before it ran out is what the jobs in progress need.
             self.spend()
@@ -117,12 +119,14 @@ class Reserve:
             fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
             os.close(fd)
 
-    def _allocate(self) -> None:
-        fd = open_private(self._path)
-        try:
-            if sys.platform == "darwin":
-                os.write(fd, bytes(RESERVE_BYTES))
-            else:
-                os.posix_fallocate(fd, 0, RESERVE_BYTES)
-        finally:
+    def drop(self) -> None:
+        """Close the descriptor and nothing else."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
             os.close(fd)
+
+    def _allocate(self) -> None:
+        if sys.platform == "darwin":
+            os.pwrite(self._fd, bytes(RESERVE_BYTES), 0)
+        else:
+            os.posix_fallocate(self._fd, 0, RESERVE_BYTES)

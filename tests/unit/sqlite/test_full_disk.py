@@ -15,7 +15,7 @@ from dibs.errors import BrokerFull
 from dibs.local.disk import RESERVE_BYTES
 from dibs.message import Ack, Nack, Settlement
 from dibs.testing import ManualClock
-from dibs.testing.making import ERROR, claim, messages
+from dibs.testing.making import ERROR, claim, message, messages, publish
 from tests.unit.sqlite.conftest import Open
 
 WHAT_WORKS = "nothing new is stored. What is stored is safe, and workers go on .* Free some, and"
@@ -131,6 +131,19 @@ def test_nothing_is_published_while_the_reserve_is_spent(open_broker: Open, path
         assert claim(broker, limit=20)
     with pytest.raises(BrokerFull, match="reserve"):
         broker.publish(messages(1))
+
+
+def test_a_reserve_that_was_spent_or_cleared_away_is_set_aside_again(
+    open_broker: Open, path: Path
+) -> None:
+    """Whoever did that, while it was open here."""
+    broker = open_broker()
+    reserve = path.with_name("photos.db-reserve")
+    publish(broker, message())
+    for away in (reserve.unlink, lambda: os.truncate(reserve, 0)):
+        away()
+        publish(broker, message())
+        assert reserve.stat().st_size == RESERVE_BYTES
 
 
 def test_on_a_file_system_that_is_really_full(tmp_path: Path) -> None:
