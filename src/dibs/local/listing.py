@@ -80,6 +80,10 @@ class Listing:
                 self._names = []
         return self._names
 
+    def are_old(self) -> bool:
+        """Say whether the folder would have to be read."""
+        return self._page[self._part] != self._seen
+
     def read_again(self) -> None:
         """Have the folder read by the next look: a name in it is gone."""
         self._seen = b""
