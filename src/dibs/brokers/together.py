@@ -105,7 +105,9 @@ class Together:
         try:
             answers = self._lead(message, commit)
         except BrokerError as error:
-            return self._after(error)
+            return self._after(error)  # before the lead is given up: the next would store it
+        finally:
+            self._group.lead_no_more()
         if self._has_own:
             return answers[0]
         # Who collected it answers before it gives the lock up, or its answers were given just now.
@@ -118,11 +120,7 @@ class Together:
         If it fails, the others are not told: one after the other leads, and sees for itself.
         """
         self._owners, self._has_own, self._had_lock = [], False, False
-        left = Left(partial(self._collect, message), self._note)
-        try:
-            return commit(left, self._tell)
-        finally:
-            self._group.lead_no_more()
+        return commit(Left(partial(self._collect, message), self._note), self._tell)
 
     def _after(self, error: BrokerError) -> Published | None:
         """Say what became of the own message when it could not lead."""

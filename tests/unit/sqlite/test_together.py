@@ -9,7 +9,7 @@ import signal
 import stat
 import termios
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -159,10 +159,19 @@ def test_who_waits_in_vain_takes_back_what_it_left(
 def test_when_a_leader_fails_the_others_lead_and_see_for_themselves(
     publishers: Publishers, path: Path, broker: SqliteBroker
 ) -> None:
+    """They may be through before it has said what became of its own."""
+    first = publishers.brokers[0]
+    give_up = first._group.lead_no_more
+
+    def give_up_and_be_slow() -> None:
+        give_up()
+        wait(others, 10)
+
     with locked(path):
         leader = publishers.publish(0, message())
-        publishers.brokers[0]._db._reserve.keep = full
+        first._db._reserve.keep = full
         others = [publishers.publish(n, message()) for n in (1, 2)]
+        first._group.lead_no_more = give_up_and_be_slow
     with pytest.raises(BrokerFull):
         leader.result(10)
     assert [one.result(10) for one in others] == [[STORED]] * 2
