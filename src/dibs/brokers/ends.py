@@ -72,6 +72,23 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
     return Acks(receipts, results, ends, stored, count)
 
 
+def kept_columns(acks: Sequence[Ack]) -> tuple[list[Any] | None, ...]:
+    """Return what is kept of many, one column each: how long, which value, record, how long there.
+
+    A column is None where it would be empty.
+    """
+    recorded = any(ack.record for ack in acks)
+    if not recorded and not any(ack.keep_ms > 0 for ack in acks):
+        return None, None, None, None
+    keeps = [min(ack.keep_ms, MAX_DURATION_MS) for ack in acks]
+    values = [ack.result for ack in acks]
+    if not recorded:
+        return keeps, values, None, None
+    records = [ack.record.id if ack.record else None for ack in acks]
+    spans = [min(ack.record.keep_ms, MAX_DURATION_MS) if ack.record else 0 for ack in acks]
+    return keeps, values, records, spans
+
+
 def other_end(lease: Lease, outcome: Nack | DeadLetter | Release, now_ms: int) -> dict[str, Any]:
     """Return what is to be stored of any other end of a lease, by name.
 

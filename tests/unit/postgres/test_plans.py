@@ -50,7 +50,7 @@ class Explained:
         return found
 
 
-CLAIM = "SELECT * FROM claim(ARRAY['photos'], ARRAY[-1]::bigint[], 100, NULL)"
+CLAIM = "SELECT * FROM claim(ARRAY['photos'], ARRAY[-1]::bigint[], 100, NULL, false)"
 
 
 @pytest.mark.parametrize("analysed", [False, True])

@@ -4,6 +4,7 @@ Must never: hold SQL, or take two transactions for one move. What the functions 
 migrations/*.sql. Called by: whoever holds a `Broker`; made by `open_url`.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,13 +13,14 @@ from msgspec.structs import replace
 
 from dibs.alike import Alike
 from dibs.brokers import checks, contract
-from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
+from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
-from dibs.brokers.ends import other_end
+from dibs.brokers.ends import kept_columns, other_end
+from dibs.brokers.handed import taken
 from dibs.brokers.postgres.inspector import (
     COLUMNS,
     PostgresInspector,
-    message_of,
+    lease_of,
     result_of,
     stored_field,
 )
@@ -26,12 +28,13 @@ from dibs.clock import Clock
 from dibs.errors import BrokerError, OptionError, PublishUnknown
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
 from dibs.wires.libpq.arrays import BYTEA, INT4, INT8, TEXT, UUID, Array, array, array_of, element
+from dibs.wires.libpq.floors import Floors
+from dibs.wires.libpq.leases import lease_in, note_of, receipts_of
 from dibs.wires.libpq.listener import Listener
-from dibs.wires.libpq.session import Call, Row, Session, Unanswered
+from dibs.wires.libpq.session import Call, Session, Unanswered
 
 BATCH = 5_000
-LOOK_BACK_SECONDS = 0.5
-"""How long a claim that is granted all it asks for may start where the last one ended."""
+LOOK_AGAIN_SECONDS = 0.01  # whom something was handed to is rung until then, as those who have some
 ANSWERS: dict[str, contract.Settled] = {
     "applied": APPLIED,
     "late": contract.Applied(late=True),
@@ -44,8 +47,9 @@ class PostgresBroker(contract.Broker):
     """Queues in one schema of a database, for processes anywhere."""
 
     capabilities = Capabilities(
-        "D2", "synchronous_commit=on, fsync=on", BATCH, 1 << 20, transactional_publish=True
-    )
+        "D2", "synchronous_commit=on, fsync=on", BATCH, 1 << 20,
+        takes_ahead=True, transactional_publish=True,
+    )  # fmt: skip
 
     def __init__(self, session: Session, bell: Listener, clock: Clock, *, created: bool) -> None:
         self.url = session.shown
@@ -55,8 +59,8 @@ class PostgresBroker(contract.Broker):
         self._session = session
         self._bell = bell
         self._clock = clock
-        self._floors: dict[str, int] = {}
-        self._look_back_at = 0.0
+        self._ahead_ms = 0  # the server's clock, of `boot_ms`, at most
+        self._floors = Floors(clock)
         self._was_full = False
         self._turn = 0
 
@@ -72,9 +76,13 @@ class PostgresBroker(contract.Broker):
         return checks.published(messages, self.capabilities, self._stored)
 
     def _stored(self, runs: list[Alike]) -> list[contract.Published]:
-        rung = array_of(TEXT, sorted({run.pattern.queue for run in runs}))
+        # Behind a pooler what follows the commit may be late, so nothing is handed over.
+        note = note_of(runs) if self._session.persistent else None
+        after: Call = ("ring", array_of(TEXT, sorted({run.pattern.queue for run in runs})), None)
+        if note is not None:
+            after = ("tell", runs[0].ids[0].hex(), runs[0].pattern.queue, note)
         try:
-            found = self._session.run(_publish_calls(runs), after=("ring", rung, None))
+            found = self._session.run(_publish_calls(runs, note is not None), after=after)
         except Unanswered as error:
             raise PublishUnknown(str(error)) from error
         answers: list[contract.Published] = [STORED] * sum(map(len, runs))
@@ -109,19 +117,27 @@ class PostgresBroker(contract.Broker):
         return named.get(answer) or contract.Duplicate(bytes.fromhex(answer.replace("-", "")))
 
     def claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
-        """Grant what is ready; whoever is granted too little first said that it waits."""
+        """Grant what was handed over or is ready; who gets too little first said that it waits."""
         names = [q for q in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(q)]
+        limit = max(0, min(limit, BATCH))
         with self._session.limit.together():
-            return self._claimed(names, max(0, min(limit, BATCH)))
+            channel = self._bell.channel()
+            if limit and (handed := self._handed(names, limit, channel)):
+                return contract.Claim(handed, LOOK_AGAIN_SECONDS)
+            found = self._claimed(names, limit, channel)
+            # What is granted must get out.
+            with contextlib.suppress(*([BrokerError] if found.leases else [])):
+                if handed := self._handed(names, limit - len(found.leases), channel):
+                    return contract.Claim([*found.leases, *handed], 0)
+            return found
 
-    def _claimed(self, names: Sequence[str], limit: int) -> contract.Claim:
-        channel = self._bell.channel()
+    def _claimed(self, names: Sequence[str], limit: int, channel: str | None) -> contract.Claim:
         # A claim that mostly gets all it asks for need not say that it waits before it knows.
         found = self._granted(names, limit, channel, arm=not self._was_full)
         self._was_full = len(found.leases) == limit
         if self._was_full or channel is None or self._bell.armed:
             return found
-        if found.leases:
+        if found.leases or self._bell.handed:
             return contract.Claim(found.leases, 0)
         # Looked again once it is armed: what was published in between has rung nobody.
         return self._granted(names, limit, channel, arm=True)
@@ -130,20 +146,18 @@ class PostgresBroker(contract.Broker):
         self, names: Sequence[str], limit: int, channel: str | None, *, arm: bool
     ) -> contract.Claim:
         self._turn += 1
-        start = self._turn % max(len(names), 1)
+        start, sent = self._turn % max(len(names), 1), self._clock.boot_ms()
         names = [*names[start:], *names[:start]]
-        now = self._clock.monotonic()
-        if now >= self._look_back_at:
-            self._floors.clear()
-            self._look_back_at = now + LOOK_BACK_SECONDS
-        asked = array_of(TEXT, names)
-        floors = array_of(INT8, [self._floors.get(name, -1) for name in names])
-        claim = ("claim", asked, floors, limit, channel)
+        asked, floors = array_of(TEXT, names), array_of(INT8, self._floors.of(names))
+        claim = ("claim", asked, floors, limit, channel, self._bell.is_idle)
         wanted = frozenset(names)
         arms = arm and channel is not None and limit > 0 and self._bell.armed != wanted
         before = ("arm", channel, asked) if arms else None
         ((*rows, last),) = self._session.run([claim], before=before)
-        armed, wait, _ = last[17:]
+        self._ahead_ms = last[4] - sent
+        wish, armed, wait = last[16:19]
+        if not self._bell.wished(wish, is_busy=0 < len(rows) < limit):
+            wait = 0  # the next claim finds what was not told
         if len(rows) == limit:
             self._bell.disarm(rung=not armed)
             wait = 0
@@ -151,11 +165,23 @@ class PostgresBroker(contract.Broker):
             self._bell.armed = frozenset()
         elif arms:
             self._bell.armed = wanted
-        # They come in order: of a queue, the last one of priority 0 is the highest.
-        self._floors |= {row[1]: row[19] for row in rows if row[5] == 0}
-        leases = [_lease(row) for row in rows]
+        self._floors.note(rows)
+        leases = [lease_of(row) for row in rows]
         self._session.limit.bear(leases)
         return contract.Claim(leases, None if wait is None else wait / 1_000)
+
+    def _handed(self, names: Sequence[str], limit: int, channel: str | None) -> list[Lease]:
+        """Take what was handed over; what is not wanted is given back."""
+        if not (notes := self._bell.handed):
+            return []
+        leases = [lease for lease in map(lease_in, notes) if lease is not None]
+        leases = taken(self, leases, names, limit, self._clock.boot_ms() + self._ahead_ms)
+        notes.clear()
+        self._session.limit.bear(leases)
+        if 0 < len(leases) == limit:
+            with contextlib.suppress(BrokerError):
+                self._granted(names, 0, channel, arm=False)  # it has no room to be rung for
+        return leases
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases: acknowledgements together, everything else one by one."""
@@ -188,7 +214,7 @@ class PostgresBroker(contract.Broker):
         keys = sorted(own)
         lasts = array_of(INT8, [own[key].message.visibility_timeout_ms for key in keys])
         try:
-            rows = self._session.call("extend", *_receipts([own[key] for key in keys]), lasts)
+            rows = self._session.call("extend", *receipts_of([own[key] for key in keys]), lasts)
         except Unanswered:
             return [UNKNOWN] * len(leases)
         held = {keys[place - 1]: contract.Held(ms / 1_000) for place, ms in rows}
@@ -231,6 +257,9 @@ class PostgresBroker(contract.Broker):
 
     def close(self) -> None:
         """Close both connections; who waits for rings waits no more."""
+        if self._bell.is_idle or self._bell.handed:
+            with contextlib.suppress(BrokerError):
+                self.claim((), 0)
         channel = self._bell.close()
         try:
             if channel is not None and self._session.is_open:
@@ -241,20 +270,20 @@ class PostgresBroker(contract.Broker):
             self._session.close()
 
 
-def _publish_calls(runs: Sequence[Alike]) -> list[Call]:
+def _publish_calls(runs: Sequence[Alike], alone: bool) -> list[Call]:
     """Return one call for all messages; one for each if one of them is a duplicate of another."""
     ids = [id for run in runs for id in run.ids]
     if all(run.pattern.unique_key is None for run in runs) and len(set(ids)) == len(ids):
-        return [_publish(runs, range(len(ids)))]
-    alone = list(enumerate(Alike(m, [m.id], [m.args]) for run in runs for m in run))
-    keys = [run.pattern.unique_key for _, run in alone if run.pattern.unique_key is not None]
+        return [_publish(runs, range(len(ids)), alone)]
+    each = list(enumerate(Alike(m, [m.id], [m.args]) for run in runs for m in run))
+    keys = [run.pattern.unique_key for _, run in each if run.pattern.unique_key is not None]
     if len(set(keys)) < len(keys) or len(set(ids)) < len(ids):
-        return [_publish([run], [place]) for place, run in alone]
-    alone.sort(key=lambda one: one[1].pattern.unique_key or "")
-    return [_publish([run for _, run in alone], [place for place, _ in alone])]
+        return [_publish([run], [place], False) for place, run in each]
+    each.sort(key=lambda one: one[1].pattern.unique_key or "")
+    return [_publish([run for _, run in each], [place for place, _ in each], alone)]
 
 
-def _publish(runs: Sequence[Alike], places: Sequence[int]) -> Call:
+def _publish(runs: Sequence[Alike], places: Sequence[int], alone: bool) -> Call:
     """Return the call that stores messages; what is alike in a run is encoded once."""
     names = list(dict.fromkeys(run.pattern.queue for run in runs))
 
@@ -270,45 +299,21 @@ def _publish(runs: Sequence[Alike], places: Sequence[int]) -> Call:
         column(TEXT, partial(stored_field, "task")),
         array_of(BYTEA, [args for run in runs for args in run.args]),
         *(column(of, partial(stored_field, name)) for name, of in COLUMNS.items()),
-    )
-
-
-def _lease(row: Row) -> Lease:
-    return Lease(message_of(row), *row[14:])
-
-
-def _receipts(leases: Sequence[Lease]) -> tuple[Array, Array, Array]:
-    return (
-        array_of(UUID, [lease.message.id for lease in leases]),
-        array_of(INT8, [lease.receipt for lease in leases]),
-        array_of(INT4, [lease.fence for lease in leases]),
+        alone,
     )
 
 
 def _end(settlements: Sequence[Settlement]) -> Call:
     """Return the call that ends leases, all by acknowledgement or all otherwise."""
-    receipts = _receipts([settlement.lease for settlement in settlements])
+    receipts = receipts_of([settlement.lease for settlement in settlements])
     ends = [other_end(s.lease, s.outcome, 0) for s in settlements if not isinstance(s.outcome, Ack)]
     if ends:
         delays = array_of(INT8, [end["since"] for end in ends])
         why = [array_of(TEXT, [e[name] for e in ends]) for name in ("charge", "error", "reason")]
         return ("end_otherwise", *receipts, delays, *why, contract.ATTEMPTS_KEPT)
-    acks = [s.outcome for s in settlements if isinstance(s.outcome, Ack)]
-    return ("acknowledge", *receipts, *_kept(acks))
-
-
-def _kept(acks: Sequence[Ack]) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-    """Return what is kept: for how long, which values, under which ids too, for how long there."""
-    recorded = any(ack.record for ack in acks)
-    if not recorded and not any(ack.keep_ms > 0 for ack in acks):
-        return None, None, None, None
-    keeps = array_of(INT8, [min(ack.keep_ms, MAX_DURATION_MS) for ack in acks])
-    values = array_of(BYTEA, [ack.result for ack in acks])
-    if not recorded:
-        return keeps, values, None, None
-    records = array_of(UUID, [ack.record.id if ack.record else None for ack in acks])
-    spans = [min(ack.record.keep_ms, MAX_DURATION_MS) if ack.record else 0 for ack in acks]
-    return keeps, values, records, array_of(INT8, spans)
+    kept = kept_columns([s.outcome for s in settlements if isinstance(s.outcome, Ack)])
+    columns = zip((INT8, BYTEA, UUID, INT8), kept, strict=True)
+    return ("acknowledge", *receipts, *(v if v is None else array_of(of, v) for of, v in columns))
 
 
 def _ring_for(settlements: Sequence[Settlement]) -> Call:

@@ -12,7 +12,7 @@ from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Page
 from dibs.errors import BrokerRefused
-from dibs.message import Attempt, Error, JobView, Message, QueueCounts, Result
+from dibs.message import Attempt, Error, JobView, Lease, Message, QueueCounts, Result
 from dibs.states import State
 from dibs.wires.libpq.arrays import INT2, INT4, INT8, TEXT, UUID, array_of
 from dibs.wires.libpq.session import Row, Session
@@ -180,6 +180,11 @@ def message_of(row: Row) -> Message:
         id, queue, _text(task), args, due, priority, held, run, attempts, crashes, lost,
         None if key is None else _text(key), json.loads(headers) if headers else {}, version,
     )  # fmt: skip
+
+
+def lease_of(row: Row) -> Lease:
+    """Return the lease of a row that has its message first."""
+    return Lease(message_of(row), *row[14:])
 
 
 def _text(stored: str) -> str:

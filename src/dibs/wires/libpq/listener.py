@@ -1,7 +1,9 @@
 """The bell: a connection of its own that listens, and a descriptor that outlives it.
 
-Owns: that connection, the channel's name, and what this holder has asked to be rung for.
-Must never: make a call fail: without a bell its holder looks once a second.
+Owns: that connection, the channel's name, what this holder has asked to be rung for, and what was
+handed over to it.
+Must never: read what is handed over, or make a call fail: without a bell its holder looks once a
+second.
 Called by: adapters.
 
 Whoever listens holds an advisory lock as long as the connection lives. So whoever rings can tell
@@ -10,11 +12,14 @@ the dead, and the ring is not lost on them.
 
 from selectors import EVENT_READ, DefaultSelector
 
+from dibs.clock import system_randomness
 from dibs.errors import BrokerError
 from dibs.wires.libpq.session import Session
 
 RING_SECONDS = 0.1
 """How long a ring is waited for that was sent before the answer which told of it."""
+STANDS, TAKEN = 1, 2
+"""What a claim says of the wish to be handed a message. If it is taken, a note is on its way."""
 
 
 class Listener:
@@ -22,13 +27,18 @@ class Listener:
 
     def __init__(self, session: Session | None, worker_id: bytes) -> None:
         self._session = session
-        self._channel = f"dibs_{worker_id.hex()}"
+        # No two have one name: both would take what is handed over to it.
+        self._channel = f"dibs_{(worker_id + system_randomness(4)).hex()}"
         # A selector has a descriptor that can be waited on; the connection in it may be exchanged.
         self._selector = DefaultSelector()
         self._asked = False
         self._watched: int | None = None
         self.armed: frozenset[str] = frozenset()  # the queues that it is to be rung for
         self.awaited: frozenset[bytes] = frozenset()
+        self.is_idle = False
+        """Whether a message may be handed over, for all that was heard."""
+        self.handed: list[bytes] = []
+        """What was handed over, and is not taken yet."""
 
     def fileno(self) -> int:
         """Return the descriptor; from now on it is wanted."""
@@ -46,16 +56,33 @@ class Listener:
             except BrokerError:
                 self._forget()
                 return None
-        elif b"work" in rang:
-            self.armed = frozenset()
+            return self._channel
+        for note in rang:
+            if note == b"work":
+                self.armed = frozenset()
+            elif note != b"end":
+                self.is_idle = False
+                self.handed.append(note)
         return self._channel
 
     def disarm(self, *, rung: bool) -> None:
         """Note that its holder waits no more; a ring that is on its way to it is taken in."""
-        was_armed, self.armed = self.armed, frozenset()
-        if was_armed and rung:
-            self._selector.select(RING_SECONDS)
+        while rung and self.armed and self._selector.select(RING_SECONDS):
             self.channel()
+        self.armed = frozenset()
+
+    def wished(self, wish: int | None, *, is_busy: bool) -> bool:
+        """Take in what has become of the wish to be handed a message, as a claim says it.
+
+        If it is taken, so is the note in; but one that is busy with some of what it has goes on,
+        and will hear of it. Return False if no note has come: its publisher is dead, or very slow.
+        """
+        if wish == TAKEN and is_busy:
+            return True
+        while wish == TAKEN and self.is_idle and self._selector.select(RING_SECONDS):
+            self.channel()
+        is_missed, self.is_idle = wish == TAKEN and self.is_idle, wish == STANDS
+        return not is_missed
 
     def close(self) -> str | None:
         """Listen no more; return where it did."""
@@ -73,7 +100,7 @@ class Listener:
         self._selector.register(self._watched, EVENT_READ)
 
     def _forget(self) -> None:
-        self.armed, self.awaited = frozenset(), frozenset()
+        self.armed, self.awaited, self.is_idle = frozenset(), frozenset(), False
         if self._session is not None:
             if self._watched is not None:
                 self._selector.unregister(self._watched)

@@ -89,7 +89,7 @@ class Session:
         self.limit = limit
         self._connect = connect
         self._clock = clock
-        self._persistent = persistent
+        self.persistent = persistent
         self._held: Connection[Any] | None = None
         self._prepared: set[bytes] = set()
         self._load = Transformer(_ADAPTERS)
@@ -176,7 +176,7 @@ class Session:
         used = [at for at, transaction in enumerate(transactions) if transaction]
         # A pooler takes what follows a transaction for another connection's: it must not be sent
         # before that one is over. PgBouncer 1.18 leaves both servers waiting for the rest for ever.
-        rounds = [used] if self._persistent else [[at] for at in used]
+        rounds = [used] if self.persistent else [[at] for at in used]
         try:
             for places in rounds:
                 sent: list[list[bool]] = []
@@ -216,7 +216,7 @@ class Session:
             for value in values
         ]
         formats = [int(isinstance(value, bytes)) for value in values]
-        if not self._persistent:
+        if not self.persistent:
             connection.send_query_params(sql, data, None, formats, 1)
             return False
         key = function.encode()

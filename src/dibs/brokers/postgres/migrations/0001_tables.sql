@@ -119,6 +119,11 @@ CREATE INDEX result_expiry ON result(expires_ms);
 -- Who waits for work or for the end of a job, each with one row, and whose end. Unlogged: a crash ends every connection, and so
 -- every wait; and a commit that writes nothing else waits for no disk.
 CREATE UNLOGGED TABLE waiter(channel text PRIMARY KEY, queues text[] NOT NULL, armed boolean NOT NULL);
+-- Who does nothing but wait, and may be handed a message: of which queues, null while of none; and what
+-- it was handed and is not told of yet. Not in `waiter`: who hands over holds the row until its commit, and
+-- no ring may pass over it meanwhile. Each publish scans it, so what is dead in a page is cleared early.
+CREATE UNLOGGED TABLE idle(channel text PRIMARY KEY, queues text[], id uuid, seq bigint)
+WITH (fillfactor = 10);
 CREATE UNLOGGED TABLE awaited(channel text, id uuid, PRIMARY KEY(channel, id));
 CREATE INDEX awaited_by_id ON awaited(id);
 

@@ -4,11 +4,12 @@
 -- what has unique keys is stored in the order of its keys, so that two publishers never wait for each
 -- other in a circle. Ids and keys are unique within one call. Answers a row for each message that was
 -- not stored: its place, and the id of the live message that has its id or key; none where that one
--- ended in between, and the caller asks again.
+-- ended in between, and the caller asks again. `alone`: it is one message, which may be handed over; the
+-- caller calls `tell` after the commit.
 CREATE FUNCTION publish(
   places integer[], ids uuid[], names text[], queue_of integer[], tasks text[], arguments bytea[],
   dues bigint[], priorities smallint[], leases bigint[], timeouts bigint[], attempts integer[],
-  crashes integer[], losses integer[], keys text[], headings text[], versions bigint[]
+  crashes integer[], losses integer[], keys text[], headings text[], versions bigint[], alone boolean
 ) RETURNS TABLE(place integer, holder uuid)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT SET jit = off SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -18,9 +19,12 @@ DECLARE
   base constant bigint := nextval('place');
   numbers integer[];
   stored integer;
+  awaited boolean;
 BEGIN
   LOOP
-    SELECT array_agg(q.no ORDER BY n.at) INTO numbers
+    SELECT array_agg(q.no ORDER BY n.at),
+      alone AND EXISTS (SELECT FROM idle i WHERE names[1] = ANY(i.queues))
+    INTO numbers, awaited
     FROM unnest(names) WITH ORDINALITY n(name, at) LEFT JOIN queue q ON q.name = n.name;
     EXIT WHEN array_position(numbers, NULL) IS NULL;
     PERFORM declare_queues(names);
@@ -41,7 +45,7 @@ BEGIN
     WHERE n.due_ms > now
   ), soon AS (
     INSERT INTO ready SELECT n.queue, n.priority = 0, 9 - n.priority, n.seq, n.id FROM new n
-    WHERE n.due_ms <= now
+    WHERE n.due_ms <= now AND NOT awaited
   )
   SELECT count(*) INTO stored FROM new;
   IF stored < cardinality(ids) THEN
@@ -50,6 +54,56 @@ BEGIN
       (SELECT m.id FROM message m WHERE m.unique_key = t.key)
     ) FROM unnest(places, ids, keys) t(place, id, key)
     WHERE NOT EXISTS (SELECT FROM message m WHERE m.id = t.id AND m.seq = base + t.place);
+  ELSIF awaited AND dues[1] <= now THEN
+    PERFORM hand_over(ids[1], names[1], numbers[1], now);
+  END IF;
+END $$;
+
+-- Leases a new message to one who does nothing but wait for it; if there is none, or it is not its turn, it
+-- is ready. Whose row is locked is held until the commit only: nothing after this waits for anybody.
+CREATE FUNCTION hand_over(of uuid, name text, at integer, now bigint) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+  chosen text;
+BEGIN
+  IF NOT EXISTS (SELECT FROM queue q WHERE q.no = at AND q.paused)
+    AND NOT EXISTS (SELECT FROM ready r WHERE r.queue = at)
+    AND NOT EXISTS (SELECT FROM scheduled s WHERE s.due_ms <= now) THEN
+    LOOP
+      SELECT i.channel INTO chosen FROM idle i WHERE name = ANY(i.queues) LIMIT 1 FOR UPDATE SKIP LOCKED;
+      EXIT WHEN NOT FOUND OR NOT is_dead(chosen);
+      DELETE FROM idle i WHERE i.channel = chosen;
+    END LOOP;
+  END IF;
+  IF chosen IS NULL THEN
+    INSERT INTO ready SELECT at, m.priority = 0, 9 - m.priority, m.seq, of FROM message m WHERE m.id = of;
+  ELSE
+    WITH held AS (
+      INSERT INTO lease SELECT of, m.seq, now + m.visibility_timeout_ms, 1, at, 9 - m.priority
+      FROM message m WHERE m.id = of RETURNING lease.seq
+    )
+    UPDATE idle i SET queues = NULL, id = of, seq = held.seq FROM held WHERE i.channel = chosen;
+  END IF;
+END $$;
+
+-- tell: tells who was handed a message of it, by `note`, which says the message; before that stand its
+-- place, and when its lease runs out. If nobody was, it rings for its queue. Called after the commit.
+CREATE FUNCTION tell(of uuid, name text, note text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+DECLARE
+  told record;
+  held record;
+BEGIN
+  UPDATE idle i SET id = NULL WHERE i.id = of RETURNING i.channel, i.seq INTO told;
+  IF FOUND THEN
+    SELECT l.expiry_ms INTO held FROM lease l WHERE l.id = of AND l.seq = told.seq AND l.fence = 1;
+  END IF;
+  IF FOUND THEN
+    PERFORM pg_notify(told.channel, format('%s %s %s', told.seq, held.expiry_ms, note));
+  ELSE
+    PERFORM ring_one(name);
   END IF;
 END $$;
 
@@ -91,8 +145,7 @@ AS $$
 $$;
 
 -- Rings one armed waiter for a queue; returns whether there was one. A ring would be lost on the dead.
-CREATE FUNCTION ring_one(name text) RETURNS boolean
-LANGUAGE plpgsql SET search_path FROM CURRENT
+CREATE FUNCTION ring_one(name text) RETURNS boolean LANGUAGE plpgsql
 AS $$
 DECLARE
   found_channel text;
@@ -135,7 +188,7 @@ BEGIN
   SELECT * INTO answer FROM publish(
     ARRAY[0], ARRAY[id::uuid], ARRAY[queue], ARRAY[1], ARRAY[task], ARRAY[decode(arguments, 'hex')],
     ARRAY[due], ARRAY[priority::smallint], ARRAY[lease], ARRAY[timeout], ARRAY[attempts],
-    ARRAY[crashes], ARRAY[losses], ARRAY[key], ARRAY[headings], ARRAY[version]);
+    ARRAY[crashes], ARRAY[losses], ARRAY[key], ARRAY[headings], ARRAY[version], false);
   IF FOUND THEN
     RETURN coalesce(answer.holder::text, 'ended');
   END IF;

@@ -8,12 +8,14 @@
 -- no more, and the next who does is rung for what is left.
 -- Answers the leases, and a last row without an id. Its `expiry_ms` is in how many ms something falls due
 -- or runs out, null if never, or if there were as many leases as asked for. Its `lost` is 1 if the caller
--- was armed up to here, 0 if it had been rung: that ring may still be on its way.
+-- was armed up to here, 0 if it had been rung: that ring may still be on its way. Its
+-- `crashes` is what has become of the caller's wish to be handed something, as `wish` says; `believed` is
+-- what that needs. Its `due_ms` is the moment of the clock.
 --
 -- Its plan is forced. A plan is made before the tables were ever analysed, and kept for as long as the
 -- connection lives: so each scan is one range of an index in its order, and the planner is forbidden
 -- what else it might think of.
-CREATE FUNCTION claim(names text[], floors bigint[], most integer, me text) RETURNS TABLE(
+CREATE FUNCTION claim(names text[], floors bigint[], most integer, me text, believed boolean) RETURNS TABLE(
   id uuid, queue text, task text, args bytea, due_ms bigint, priority smallint,
   visibility_timeout_ms bigint, timeout_ms bigint, max_attempts integer, max_crashes integer,
   max_lost integer, unique_key text, headers text, version bigint, fence integer, failures integer,
@@ -36,6 +38,9 @@ DECLARE
 BEGIN
   IF room > 0 THEN
     PERFORM tidy(now);
+    IF NOT believed AND EXISTS (SELECT FROM idle i WHERE i.channel = me AND i.id IS NOT NULL) THEN
+      PERFORM wish(me, NULL, false);  -- its publisher is dead, or about to tell: it is granted here
+    END IF;
     -- What is paused, or not known yet, has nothing to be granted.
     SELECT array_agg(q.no ORDER BY n.at), array_agg(q.no ORDER BY n.at) FILTER (WHERE NOT q.paused)
     INTO numbers, waiting
@@ -103,7 +108,38 @@ BEGIN
     lost := (SELECT w.armed::integer FROM waiter w WHERE w.channel = me);
     expiry_ms := next_wait(now);
   END IF;
+  IF me IS NOT NULL THEN
+    crashes := wish(me, CASE WHEN room = most AND room > 0 THEN names END, believed);
+  END IF;
+  due_ms := now;
   RETURN NEXT;
+END $$;
+
+-- Has `me` be handed something from now on, of `names`; null: nothing any more. Who is handing it something
+-- is waited for. What was handed over, and not told of, goes back where nothing more is wanted.
+-- `believed`: `me` wished before, and has not heard that somebody took that. Answers 1 if its wish stands
+-- now, 2 if the one of before was taken: the note is on its way, and there is no new wish; else 0.
+CREATE FUNCTION wish(me text, names text[], believed boolean) RETURNS integer
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+  mine record;
+BEGIN
+  SELECT i.queues, i.id, i.seq INTO mine FROM idle i WHERE i.channel = me FOR UPDATE;
+  IF names IS NULL AND mine.id IS NOT NULL THEN
+    UPDATE idle i SET id = NULL WHERE i.channel = me;
+    PERFORM end_otherwise(ARRAY[mine.id], ARRAY[mine.seq], ARRAY[1], ARRAY[0]::bigint[], ARRAY['nothing'],
+      ARRAY[NULL]::text[], ARRAY[NULL]::text[], 1);
+    PERFORM ring_one(q.name) FROM message m JOIN queue q ON q.no = m.queue WHERE m.id = mine.id;
+    RETURN 0;
+  END IF;
+  IF believed AND mine.queues IS NULL THEN
+    RETURN 2;
+  END IF;
+  IF mine.id IS NULL AND mine.queues IS DISTINCT FROM names THEN
+    INSERT INTO idle VALUES (me, names) ON CONFLICT (channel) DO UPDATE SET queues = excluded.queues;
+  END IF;
+  RETURN (names IS NOT NULL AND mine.id IS NULL)::integer;
 END $$;
 
 -- Moves on what only time moves, in every queue: what fell due, at each claim; once a second, for all
@@ -195,6 +231,8 @@ CREATE FUNCTION forget(me text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
-  DELETE FROM waiter w WHERE w.channel = me;
+  DELETE FROM waiter w WHERE w.channel = me;  -- first, or what goes back would ring it
+  PERFORM wish(me, NULL, false);
+  DELETE FROM idle i WHERE i.channel = me;
   DELETE FROM awaited a WHERE a.channel = me;
 END $$;

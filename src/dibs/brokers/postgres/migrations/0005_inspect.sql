@@ -280,7 +280,7 @@ AS $$
   WITH unlogged AS (
     SELECT string_agg(c.relname, ', ' ORDER BY c.relname) AS names FROM pg_class c
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'
-      AND c.relpersistence = 'u' AND c.relname NOT IN ('waiter', 'awaited')
+      AND c.relpersistence = 'u' AND c.relname NOT IN ('waiter', 'idle', 'awaited')
   )
   SELECT f.what, f.found, CASE WHEN f.good THEN 'good' ELSE f.otherwise END,
     CASE WHEN f.good THEN '' ELSE f.advice END
