@@ -210,8 +210,8 @@ class Database:
     def drop(self) -> None:
         """In a forked child, keep the parent's connection from ever being closed."""
         self._is_inherited = True
-        self._reserve.drop()
         _of_parents.append(self.connection)
+        self._reserve.drop()
 
     def _locked(
         self,

@@ -116,6 +116,9 @@ class Reserve:
     def spend(self) -> None:
         """Give the space to whoever needs it now."""
         with contextlib.suppress(OSError):
+            if self._fd >= 0:
+                os.truncate(self._fd, 0)  # its name may be gone
+        with contextlib.suppress(OSError):
             fd = os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
             os.close(fd)
 

@@ -6,6 +6,7 @@ Called by: whatever in this folder owns a descriptor.
 """
 
 import os
+from contextlib import suppress
 from typing import Protocol
 from weakref import WeakSet
 
@@ -28,7 +29,8 @@ def drop_in_child(owner: Owner) -> None:
 
 def _drop_all() -> None:
     for owner in list(_owners):
-        owner.drop()
+        with suppress(OSError):  # a descriptor may be closed already; the others count on this
+            owner.drop()
 
 
 os.register_at_fork(after_in_child=_drop_all)

@@ -17,6 +17,7 @@ from dibs.local.fork import drop_in_child
 
 PLACES = ("bells", "ends", "group")
 WIDTH = 8
+BYTES = WIDTH * len(PLACES)
 
 
 class Board:
@@ -26,9 +27,7 @@ class Board:
         try:
             self._fd = disk.open_private(path)
             try:
-                if os.fstat(self._fd).st_size < WIDTH * len(PLACES):
-                    os.truncate(self._fd, WIDTH * len(PLACES))
-                self.page = mmap.mmap(self._fd, WIDTH * len(PLACES), access=mmap.ACCESS_READ)
+                self.page: mmap.mmap | bytes = self._mapped()
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -42,8 +41,10 @@ class Board:
             os.pwrite(self._fd, os.urandom(WIDTH), WIDTH * PLACES.index(place))
 
     def close(self) -> None:
-        """Close the file: nobody can look any more."""
-        self.page.close()
+        """Close the file and what is mapped of it; a look after that finds nothing new."""
+        page, self.page = self.page, bytes(BYTES)
+        if isinstance(page, mmap.mmap):
+            page.close()
         self.drop()
 
     def drop(self) -> None:
@@ -51,6 +52,18 @@ class Board:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def _mapped(self) -> mmap.mmap | bytes:
+        try:
+            if os.fstat(self._fd).st_size <= BYTES:
+                # A byte behind the places, so that nothing is lost that was said just now. A hole
+                # would have no room on a full disk, and whoever reads it there is killed.
+                os.pwrite(self._fd, b"\0", BYTES)
+        except OSError as error:
+            if error.errno in disk.FULL:
+                return bytes(BYTES)  # who waits is not heard of, and looks each second
+            raise
+        return mmap.mmap(self._fd, BYTES, access=mmap.ACCESS_READ)
 
 
 class Listing:
@@ -62,7 +75,6 @@ class Listing:
     def __init__(self, folder: str, board: Board, place: str) -> None:
         self._folder = folder
         self._board = board
-        self._page = board.page
         self._place = place
         at = WIDTH * PLACES.index(place)
         self._part = slice(at, at + WIDTH)
@@ -71,18 +83,20 @@ class Listing:
 
     def names(self) -> list[str]:
         """Return them; none, if there is no such folder."""
-        said = self._page[self._part]
+        said = self._board.page[self._part]
         if said != self._seen:
-            self._seen = said  # before the names are read: what is added since is said since
             try:
                 self._names = os.listdir(self._folder)
-            except OSError:
+            except FileNotFoundError:
                 self._names = []
+            except OSError:
+                return []  # there may be no descriptor left: the next look tries again
+            self._seen = said  # of before the names were read: what is added since is said since
         return self._names
 
     def are_old(self) -> bool:
         """Say whether the folder would have to be read."""
-        return self._page[self._part] != self._seen
+        return self._board.page[self._part] != self._seen
 
     def read_again(self) -> None:
         """Have the folder read by the next look: a name in it is gone."""

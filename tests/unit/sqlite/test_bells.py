@@ -2,6 +2,7 @@
 the end of a message."""
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -461,6 +462,46 @@ def test_a_folder_is_read_once_until_somebody_says_that_a_name_was_added(
     (folder / "name").unlink()
     one.read_again()
     assert one.names() == []
+
+
+def test_a_folder_that_could_not_be_read_is_read_by_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody would ever ring whom it names: they have said that they wait."""
+    listing = Listing(str(tmp_path), Board(tmp_path / "board"), "bells")
+
+    def no_descriptor_left(_: str) -> list[str]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", no_descriptor_left)
+        assert listing.names() == []
+    assert listing.names() == ["board"]
+
+
+def test_a_board_has_its_room_on_the_disk_and_a_full_disk_does_not_refuse_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads a hole on a full tmpfs is killed."""
+    Board(tmp_path / "board")
+    assert (tmp_path / "board").stat().st_blocks > 0
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        listing = Listing(str(tmp_path), Board(tmp_path / "another"), "bells")
+        listing.changed()
+    assert sorted(listing.names()) == ["another", "board"]
+
+
+def test_closing_after_a_bell_was_asked_for_is_harmless(open_broker: Open, path: Path) -> None:
+    broker = open_broker()
+    for _ in range(2):
+        broker.bell()
+        broker.close()
+    assert bells_of(path) == []
 
 
 def test_a_folder_is_not_read_for_what_was_added_to_another(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dibs.brokers.sqlite import SqliteBroker
+from dibs.local.fork import drop_in_child
 from dibs.local.lock import WriteLock
 from dibs.testing.making import claim, claim_one, message, publish
 from tests.unit.sqlite.children import bells_at
@@ -86,3 +87,23 @@ def test_a_child_keeps_neither_its_parents_lock_nor_its_bell(path: Path) -> None
         assert os.listdir(folder) == []
     finally:
         os.kill(survivor, signal.SIGKILL)
+
+
+class Closed:
+    """An owner whose descriptor somebody else has closed."""
+
+    def drop(self) -> None:
+        os.close(-1)
+
+
+def test_a_child_has_no_broker_though_something_else_of_its_parents_cannot_be_dropped(
+    open_broker: Open,
+) -> None:
+    """Whichever comes first."""
+    owners = [Closed() for _ in range(30)]
+    for owner in owners[:15]:
+        drop_in_child(owner)
+    broker = open_broker()
+    for owner in owners[15:]:
+        drop_in_child(owner)
+    assert "was opened before a fork" in in_child(lambda: broker.publish([message()]))

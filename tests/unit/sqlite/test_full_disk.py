@@ -146,6 +146,15 @@ def test_a_reserve_that_was_spent_or_cleared_away_is_set_aside_again(
         assert reserve.stat().st_size == RESERVE_BYTES
 
 
+def test_a_reserve_that_was_moved_is_spent_all_the_same(open_broker: Open, path: Path) -> None:
+    broker = open_broker()
+    publish(broker, message())
+    moved = path.with_name("elsewhere")
+    path.with_name("photos.db-reserve").rename(moved)
+    broker._db._reserve.spend()
+    assert moved.stat().st_size == 0
+
+
 def test_on_a_file_system_that_is_really_full(tmp_path: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     target = os.fsencode(tmp_path)
