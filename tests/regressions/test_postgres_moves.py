@@ -161,7 +161,7 @@ def test_b36_two_that_claim_at_the_same_moment_never_get_the_same(place: Place) 
     broker = place.open()
     published = publish(broker, *messages(9))
     with place.sql() as sql:
-        sql.execute("SELECT claim(ARRAY['photos'], ARRAY[-1]::bigint[], 3, NULL)")
+        sql.execute("SELECT claim(ARRAY['photos'], ARRAY[-1]::bigint[], 3, NULL, false)")
         assert ids(claim(broker, limit=3)) == ids(published[3:6])
         sql.rollback()
     found = [*claim(broker, limit=3), *claim(broker, limit=10)]
@@ -207,7 +207,7 @@ def test_b22_b28_b32_a_claim_that_dies_half_way_has_moved_nothing(
         deadline = time.monotonic() + 10
         moved = sql.execute("SELECT 0").fetchone()
         while moved == (0,) and time.monotonic() < deadline:
-            sql.execute("SELECT claim(ARRAY['photos'], ARRAY[-1]::bigint[], 7, NULL)")
+            sql.execute("SELECT claim(ARRAY['photos'], ARRAY[-1]::bigint[], 7, NULL, false)")
             moved = sql.execute("SELECT count(*) FROM ready").fetchone()
         assert moved == (13,)
         with pytest.raises(psycopg.OperationalError):
