@@ -16,7 +16,7 @@ from dibs.clock import Clock
 from dibs.testing import BrokerConformance, Harness
 from dibs.testing.machine import BrokerMachine
 from tests.servers.missing import not_installed
-from tests.servers.postgres import Server, programs, serving
+from tests.servers.postgres import Server, programs, serving, stop_the_clock
 
 _numbers = count()
 _servers: list[Server] = []
@@ -40,11 +40,7 @@ def open_at(url: str, clock: Clock) -> Broker:
     if broker.created:
         plain, _, schema = url.partition("&schema=")
         with psycopg.connect(plain) as connection:
-            connection.execute(f"CREATE TABLE {schema}.test_time AS SELECT {clock.wall_ms()} AS ms")
-            connection.execute(
-                f"CREATE OR REPLACE FUNCTION {schema}.now_ms() RETURNS bigint LANGUAGE sql"
-                f" AS 'SELECT ms FROM {schema}.test_time'"
-            )
+            stop_the_clock(connection, schema, clock.wall_ms())
     return broker
 
 

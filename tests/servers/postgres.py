@@ -112,3 +112,12 @@ def serving(binaries: Path, *settings: str) -> Iterator[Server]:
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+def stop_the_clock(connection: psycopg.Connection, schema: str, at_ms: int) -> None:
+    """Give the store in a schema a clock that stands still: the only row of `test_time`."""
+    connection.execute(f"CREATE TABLE {schema}.test_time AS SELECT {at_ms} AS ms".encode())
+    connection.execute(
+        f"CREATE OR REPLACE FUNCTION {schema}.now_ms() RETURNS bigint LANGUAGE sql"
+        f" AS 'SELECT ms FROM {schema}.test_time'".encode()
+    )

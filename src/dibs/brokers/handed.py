@@ -4,13 +4,35 @@ Owns: what becomes of it when the waiter claims. Must never: let a holder count 
 a lease that is much older. Called by: brokers whose waiters are handed messages.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 
-from dibs.brokers.contract import Broker, Held
+from dibs.brokers.contract import Broker, Claim, Held
+from dibs.errors import BrokerError
 from dibs.message import Lease, Release, Settlement
 
 OLD_MS = 50
 """A lease is renewed when it is taken if it is older: by so much its holder may count too long."""
+
+LOOK_AGAIN_SECONDS = 0.01
+"""Whom something was handed to is rung until then, as those who have some."""
+
+
+def claimed(
+    limit: int, handed: Callable[[int], list[Lease]], granted: Callable[[], Claim]
+) -> Claim:
+    """Return what was handed over, or else what the server grants, and what came meanwhile.
+
+    `handed` takes so many at most of what was handed over.
+    """
+    if limit and (leases := handed(limit)):
+        return Claim(leases, LOOK_AGAIN_SECONDS)
+    found = granted()
+    # What is granted must get out.
+    with contextlib.suppress(*([BrokerError] if found.leases else [])):
+        if leases := handed(limit - len(found.leases)):
+            return Claim([*found.leases, *leases], 0)
+    return found
 
 
 def taken(

@@ -26,6 +26,7 @@ from dibs.testing.making import (
     settle,
 )
 from dibs.wires.libpq.leases import LONGEST_NOTE
+from tests.servers.postgres import stop_the_clock
 from tests.unit.postgres.conftest import Open
 from tests.worker.workers import until
 
@@ -41,7 +42,7 @@ def waiting(broker: Broker, *queues: str) -> PostgresBroker:
 
 
 def count(sql: Sql, table: str) -> int:
-    row = sql.execute(f"SELECT count(*) FROM {table}").fetchone()  # type: ignore[arg-type]
+    row = sql.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -354,12 +355,7 @@ def time(url: str, sql: Sql) -> ManualClock:
     """The clock of a waiter, and of the server."""
     clock = ManualClock()
     open_url(url, clock=clock, worker_id=os.urandom(16)).close()
-    sql.execute(f"CREATE TABLE test_time AS SELECT {clock.wall_ms()} AS ms")
-    schema = url.partition("&schema=")[2]
-    sql.execute(
-        "CREATE OR REPLACE FUNCTION now_ms() RETURNS bigint LANGUAGE sql"
-        f" AS 'SELECT ms FROM {schema}.test_time'"
-    )
+    stop_the_clock(sql, url.partition("&schema=")[2], clock.wall_ms())
     return clock
 
 
@@ -372,7 +368,7 @@ def timed(time: ManualClock, url: str) -> Iterator[PostgresBroker]:
 
 
 def let_pass(sql: Sql, time: ManualClock, ms: int) -> None:
-    sql.execute(f"UPDATE test_time SET ms = ms + {ms}")  # type: ignore[arg-type]
+    sql.execute("UPDATE test_time SET ms = ms + %s", (ms,))
     time.advance(ms)
 
 

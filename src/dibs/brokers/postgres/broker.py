@@ -16,7 +16,7 @@ from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
 from dibs.brokers.ends import kept_columns, other_end
-from dibs.brokers.handed import taken
+from dibs.brokers.handed import claimed, taken
 from dibs.brokers.postgres.inspector import (
     COLUMNS,
     PostgresInspector,
@@ -34,7 +34,6 @@ from dibs.wires.libpq.listener import Listener
 from dibs.wires.libpq.session import Call, Session, Unanswered
 
 BATCH = 5_000
-LOOK_AGAIN_SECONDS = 0.01  # whom something was handed to is rung until then, as those who have some
 ANSWERS: dict[str, contract.Settled] = {
     "applied": APPLIED,
     "late": contract.Applied(late=True),
@@ -122,14 +121,11 @@ class PostgresBroker(contract.Broker):
         limit = max(0, min(limit, BATCH))
         with self._session.limit.together():
             channel = self._bell.channel()
-            if limit and (handed := self._handed(names, limit, channel)):
-                return contract.Claim(handed, LOOK_AGAIN_SECONDS)
-            found = self._claimed(names, limit, channel)
-            # What is granted must get out.
-            with contextlib.suppress(*([BrokerError] if found.leases else [])):
-                if handed := self._handed(names, limit - len(found.leases), channel):
-                    return contract.Claim([*found.leases, *handed], 0)
-            return found
+            return claimed(
+                limit,
+                lambda room: self._handed(names, room, channel),
+                lambda: self._claimed(names, limit, channel),
+            )
 
     def _claimed(self, names: Sequence[str], limit: int, channel: str | None) -> contract.Claim:
         # A claim that mostly gets all it asks for need not say that it waits before it knows.

@@ -21,7 +21,7 @@ from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED
 from dibs.brokers.ends import in_parts
-from dibs.brokers.handed import taken
+from dibs.brokers.handed import claimed, taken
 from dibs.brokers.redis.inspector import RedisInspector, leases_of, result_of
 from dibs.brokers.redis.settings import LEVELS, Settings, findings, settings_of
 from dibs.clock import Clock, system_randomness
@@ -33,7 +33,6 @@ from dibs.wires.resp.bell import Bell
 from dibs.wires.resp.link import Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
-LOOK_AGAIN_SECONDS = 0.01  # whom something was handed to is rung until then, as those who have some
 SWEEPS = 20  # scripts that only move what fell due, before one grants what there is
 ANSWERS = (APPLIED, contract.Applied(late=True), STALE, GONE)
 Item = TypeVar("Item")
@@ -106,13 +105,11 @@ class RedisBroker(contract.Broker):
         names = [name for name in dict.fromkeys(queues) if contract.QUEUE_NAME.fullmatch(name)]
         with self._link.limit.together():
             waiter = self._bell.hear()
-            if limit and (handed := self._handed(names, limit, waiter)):
-                return contract.Claim(handed, LOOK_AGAIN_SECONDS)
-            found = self._granted(names, limit, waiter)
-            # What is granted must get out.
-            with contextlib.suppress(*([BrokerError] if found.leases else [])):
-                if handed := self._handed(names, limit - len(found.leases), waiter):
-                    return contract.Claim(found.leases + handed, 0)
+            found = claimed(
+                limit,
+                lambda room: self._handed(names, room, waiter),
+                lambda: self._granted(names, limit, waiter),
+            )
         return contract.Claim(found.leases, 0) if len(found.leases) == limit < asked else found
 
     def _granted(self, names: Sequence[str], limit: int, waiter: str) -> contract.Claim:
