@@ -24,14 +24,16 @@ class Harness:
     A broker whose clock is a server's own overrides `let_pass` to really wait, and sets `tick_ms`
     to the finest step that its clock can be held to; `clock` must then be moved along, because the
     state machine's reference broker runs on it. `wall_steps` False says that nobody can set that
-    clock, so nothing is asked of such a step. `great_many` is how many messages are enough to be
-    moved in several cuts, for the cases that look for what a cut may break. `soon_seconds` is how
-    long a bell may take that must ring for a queue that goes on, and `pause_seen_ms` how long a
-    pause may take to reach the other Broker objects.
+    clock, so nothing is asked of such a step. `due_for_good` False says that no store notes that
+    something has fallen due: where that clock is set back, it waits again. `great_many` is how many
+    messages are enough to be moved in several cuts, for the cases that look for what a cut may
+    break. `soon_seconds` is how long a bell may take that must ring for a queue that goes on, and
+    `pause_seen_ms` how long a pause may take to reach the other Broker objects.
     """
 
     tick_ms = 1
     wall_steps = True
+    due_for_good = True
     great_many = 2_100
     soon_seconds = 1.0
     pause_seen_ms = 0

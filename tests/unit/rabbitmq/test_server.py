@@ -559,6 +559,22 @@ def test_rule_32_a_server_without_memory_keeps_what_is_delayed_with_the_server(
     worker.close()
 
 
+def test_rule_14_what_was_never_granted_counts_as_no_loss(url: str) -> None:
+    """What is sent on makes room for the next message, and the server counts it as given back if
+    its consumer ends just then. One look in a hundred or so met that.
+    """
+    clock = ManualClock(SystemClock().wall_ms())
+    worker = RabbitBroker(address_of(url), clock=clock, worker_id=b"w" * 16, rungs_ms=(10,))
+    publish(worker, *messages(100, due_ms=clock.wall_ms() + 3_600_000))
+    for _ in range(2):
+        until(lambda: ready(worker) > 50, "most have come down")
+        assert claim(worker, limit=1) == []
+    clock.advance(3_600_000)
+    leases = claimed(worker, 100)
+    assert [(lease.lost, lease.fence) for lease in leases] == [(0, 1)] * 100
+    worker.close()
+
+
 def test_rule_11_an_acknowledgement_is_written_down_whatever_becomes_of_what_is_beside_it(
     server: Server, open_one: Open
 ) -> None:
@@ -624,6 +640,11 @@ def test_a_lost_connection_takes_no_memory_of_whoever_asks_again(open_one: Open)
 def held_by(broker: RabbitBroker) -> int:
     assert broker._inbox is not None
     return len(broker._inbox.unsettled)
+
+
+def ready(broker: RabbitBroker) -> int:
+    (counts,) = broker.inspector().queues()
+    return counts.ready or 0
 
 
 def quiet(broker: RabbitBroker) -> bool:

@@ -58,7 +58,8 @@ class Intake:
             if inbox.buffered() and just_looked:
                 # Whoever was rung is answered at once: what comes later rings again.
                 there = {queue: len(inbox.ready[queue]) for queue in queues}
-                self._grant(inbox, self._turns.shares(there, limit), leases, at)
+                aside = self._grant(inbox, self._turns.shares(there, limit), leases, at)
+                self._send_on(inbox, aside, at.wall_ms)
             elif limit > 0 and queues:
                 queues = self._open(inbox, queues)
                 self.give_back(inbox, at.now, queues)
@@ -125,18 +126,16 @@ class Intake:
             for queue, share in shares.items():
                 if share > len(inbox.ready[queue]):
                     inbox.fetch(queue, share, self._post.name("q", queue), KEEPING)
-            if early := self._grant(inbox, shares, leases, at):
-                # What their ends made room for may be on its way; a consumer's end waits for it.
-                for queue in queues:
-                    inbox.mute(queue)
+            aside = self._grant(inbox, shares, leases, at)
+            early = self._send_on(inbox, aside, at.wall_ms, mute=queues)
 
     def _count(self, inbox: Inbox, queue: str) -> int:
         return inbox.count(self._post.name("q", queue), KEEPING) + len(inbox.ready[queue])
 
     def _grant(
         self, inbox: Inbox, shares: Mapping[str, int], leases: list[Lease], at: Moment
-    ) -> int:
-        """Grant what lies here up to each share; return how many were not, but were sent on."""
+    ) -> dict[int, Exception | None]:
+        """Grant what lies here up to each share; return the others, and why they are none."""
         aside: dict[int, Exception | None] = {}
         for queue, share in shares.items():
             ready = inbox.ready[queue]
@@ -151,22 +150,42 @@ class Intake:
                     aside[tag] = None
                 else:
                     leases.append(lease)
-        return self._move(
-            inbox, aside, lambda tag, held: self._onward(held, aside[tag], at.wall_ms)
-        )
+        return aside
+
+    def _send_on(
+        self,
+        inbox: Inbox,
+        aside: Mapping[int, Exception | None],
+        wall_ms: int,
+        mute: Sequence[str] = (),
+    ) -> int:
+        """Send on what came too early or cannot be read; return of how many that is done."""
+
+        def copy(tag: int, held: Delivery) -> Sheet:
+            return self._onward(held, aside[tag], wall_ms)
+
+        return self._move(inbox, aside, copy, mute)
 
     def _move(
-        self, inbox: Inbox, tags: Collection[int], copy: Callable[[int, Delivery], Sheet]
+        self,
+        inbox: Inbox,
+        tags: Collection[int],
+        copy: Callable[[int, Delivery], Sheet],
+        mute: Sequence[str] = (),
     ) -> int:
         """Have copies take the places of messages that nobody was granted; return of how many.
 
         Those of which that cannot be now are stuck here until a later look. A full server is no
-        error of whoever claims.
+        error of whoever claims. `mute` are queues of which nothing more is wanted: that is said
+        before the messages are ended, which makes room, for the server counts a loss of what is on
+        its way to a consumer that ends (test_rule_14_what_was_never_granted_counts_as_no_loss).
         """
         stored: list[int] = []
         try:
             with suppress(Blocked):
                 if tags:
+                    for queue in mute:
+                        inbox.mute(queue)
                     copies = {tag: copy(tag, inbox.unsettled[tag]) for tag in tags}
                     stored = self.replace(inbox, copies)
         finally:
