@@ -1,4 +1,4 @@
-"""How a connection is made where a host has several addresses, and some of them are silent."""
+"""How a connection is made where a host has several addresses, and what a message costs on it."""
 
 import socket
 import time
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dibs.wires.amqp.address import address_of
-from dibs.wires.amqp.press import Press
+from dibs.wires.amqp.post import PERSISTENT
+from dibs.wires.amqp.press import Press, Sheet
 from dibs.wires.amqp.wire import Limit
 from tests.servers.rabbitmq import Server
 
@@ -96,3 +97,26 @@ def test_rule_26_the_handshake_of_tls_has_what_is_left_of_the_limit(names: Names
     with pytest.raises(ConnectionResetError):
         Press(parameters, Limit(SECONDS))
     assert left == [pytest.approx(SECONDS * 2 / 3, abs=SECONDS / 6)]
+
+
+class Counted:
+    """A socket that notes what it is asked for."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"send", "recv"}:
+            self.asked.append(name)
+        return getattr(self._real, name)
+
+
+def test_a_confirmed_message_is_one_write_and_one_read(server: Server) -> None:
+    """Between the write and the wait the server may lack the processor that we are on."""
+    press = Press(address_of(server.url()).parameters, Limit(10.0))
+    press.ask("queue_declare", queue="one-write", durable=True)
+    counted = press._socket = Counted(press._socket)
+    assert press.print([Sheet("", "one-write", PERSISTENT, b"")]) == ["stored"]
+    assert counted.asked == ["send", "recv"]
+    press.say_goodbye()

@@ -118,10 +118,11 @@ class RabbitBroker(contract.Broker):
         if fit:
             with self._call():
                 self._declare(sorted({message.queue for message in fit}))
-                if self._publishing().blocked:
-                    raise Blocked("the server is out of memory or disk")
                 sheets = [self._first(message, wall_ms) for message in fit]
-                fates = self._post.send(self._publishing(), sheets, patient=True)
+                press = self._publishing()
+                if press.blocked:
+                    raise Blocked("the server is out of memory or disk")
+                fates = self._post.send(press, sheets, patient=True)
         if fates and fates.count("refused") == len(fates):
             raise BrokerFull(f"{self.url} takes no more: a policy limits the queue")
         told = iter(fates)
@@ -143,7 +144,7 @@ class RabbitBroker(contract.Broker):
             leases = self._intake.claim(queues, min(limit, _BATCH), at, rung=rung)
             for lease in leases:
                 self._hurry(lease.message)
-            if self._bell and self._receiving().buffered():
+            if self._bell and self._inbox and self._inbox.buffered():
                 self._bell.ring()
         return contract.Claim(leases, None)
 

@@ -146,13 +146,10 @@ class Wire(Connection):
             AMQPError, TooLate: the connection or its channel has ended, now or before.
         """
         if self.why is None:
-            poll = select.poll()
-            poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-            ready = poll.poll(max(0.0, min(seconds, self._timer_seconds())) * 1_000)
             try:
                 if self._unsent:
-                    self._send()
-                if ready:
+                    self._send()  # before any wait: mostly there is room, and the server has begun
+                if self._ready(seconds):
                     self._receive()
             except OSError as lost:
                 self.end(StreamLostError(f"the connection was lost: {lost}"))
@@ -188,6 +185,12 @@ class Wire(Connection):
             while self._unsent:
                 del self._unsent[: self._socket.send(self._unsent)]
 
+    def _ready(self, seconds: float) -> bool:
+        """Wait for what comes, or for room for what is unsent."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        return bool(poll.poll(max(0.0, min(seconds, self._timer_seconds())) * 1_000))
+
     def _receive(self) -> None:
         with suppress(*_NOT_NOW):
             while self.why is None:
@@ -196,6 +199,8 @@ class Wire(Connection):
                     raise ConnectionResetError("the server closed it")
                 self.bytes_received += len(data)
                 self._reader.feed(data)
+                if len(data) < _READ_BYTES and self.params.ssl_options is None:
+                    break  # there is no more; TLS hands out one record at a time
 
     def _other(self, data: bytes) -> None:
         self._process_frame(decode_frame(data)[1])
