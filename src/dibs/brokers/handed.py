@@ -7,8 +7,8 @@ a lease that is much older. Called by: brokers whose waiters are handed messages
 import contextlib
 from collections.abc import Callable, Sequence
 
-from dibs.brokers.contract import Broker, Claim, Held
-from dibs.errors import BrokerError
+from dibs.brokers.contract import UNKNOWN, Broker, Claim, Held
+from dibs.errors import BrokerError, BrokerUnavailable
 from dibs.message import Lease, Release, Settlement
 
 OLD_MS = 50
@@ -42,10 +42,16 @@ def taken(
 
     What has lain here is renewed first, as its holder counts its time from now. `now_ms` is on the
     clock of their expiry.
+
+    Raises:
+        BrokerUnavailable: whether they are renewed is not known; they are to be taken later.
     """
     if any(_is_old(lease, now_ms) for lease in leases):
-        answers = zip(leases, broker.extend(leases), strict=True)
-        leases = [lease for lease, answer in answers if isinstance(answer, Held)]
+        answers = broker.extend(leases)
+        if UNKNOWN in answers:
+            raise BrokerUnavailable(f"{broker.url}: no answer to the renewal of leases")
+        held = zip(leases, answers, strict=True)
+        leases = [lease for lease, answer in held if isinstance(answer, Held)]
     wanted = [lease for lease in leases if lease.message.queue in queues][:limit]
     if len(wanted) < len(leases):
         broker.settle([Settlement(lease, Release()) for lease in leases if lease not in wanted])

@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
 from dibs.brokers.contract import APPLIED, Broker, Claim, Duplicate, Gone
 from dibs.brokers.postgres import PostgresBroker, open_url
 from dibs.clock import SystemClock
+from dibs.errors import BrokerUnavailable
 from dibs.message import Ack, Lease, Message
 from dibs.testing import ManualClock
 from dibs.testing.conformance.waiting import rung
@@ -26,6 +28,7 @@ from dibs.testing.making import (
     settle,
 )
 from dibs.wires.libpq.leases import LONGEST_NOTE
+from dibs.wires.libpq.session import Unanswered
 from tests.servers.postgres import stop_the_clock
 from tests.unit.postgres.conftest import Open
 from tests.worker.workers import until
@@ -266,6 +269,30 @@ def test_closing_gives_back_what_was_handed_over(
     assert (lease.fence, lease.lost) == (2, 0)
 
 
+def test_closing_gives_back_what_was_handed_over_after_a_lost_answer(
+    opened: Open, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wish stands at the server, and its waiter does not know."""
+    publisher, waiter = opened(), opened()
+    assert isinstance(waiter, PostgresBroker)
+    waiter.bell()
+    run = waiter._session.run
+
+    def lost(*asked: Any, **more: Any) -> Any:
+        run(*asked, **more)
+        raise Unanswered("the connection was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(waiter._session, "run", lost)
+        with pytest.raises(BrokerUnavailable):
+            claim(waiter, limit=2)
+    publish(publisher, message())
+    assert count(sql, "lease") == 1
+    waiter.close()
+    lease = claim_one(publisher)
+    assert (lease.fence, lease.lost) == (2, 0)
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_claim_of_nothing_gives_back_what_was_handed_over_and_wakes_another(
     opened: Open, told: bool, monkeypatch: pytest.MonkeyPatch
@@ -382,6 +409,48 @@ def test_what_has_lain_is_renewed_before_its_holder_counts_from_now(
     let_pass(sql, time, VISIBILITY_MS - 1)
     assert claim(publisher) == []
     assert settle(timed, lease, Ack()) == APPLIED
+
+
+def test_what_has_lain_is_kept_until_its_renewal_is_answered(
+    opened: Open, sql: Sql, time: ManualClock, timed: PostgresBroker
+) -> None:
+    """The connection was lost meanwhile, which costs the job neither time nor a loss."""
+    (new,) = publish(opened(), message())
+    let_pass(sql, time, VISIBILITY_MS // 2)
+    heard(timed)
+    with ThreadPoolExecutor(1) as aside, sql.transaction():
+        sql.execute("SELECT FROM lease FOR UPDATE")
+        waits = "pg_stat_activity WHERE wait_event_type = 'Lock'"
+        claiming = aside.submit(claim, timed, limit=2)
+        until(lambda: count(sql, waits) == 1, "the renewal waits")
+        sql.execute(f"SELECT pg_terminate_backend(pid) FROM {waits}".encode())
+        with pytest.raises(BrokerUnavailable):
+            claiming.result(10)
+    (lease,) = claim(timed, limit=2)
+    assert (lease.message, lease.fence, lease.lost) == (new, 1, 0)
+    let_pass(sql, time, VISIBILITY_MS - 1)
+    assert settle(timed, lease, Ack()) == APPLIED
+
+
+def test_who_publishes_the_same_id_meanwhile_tells_nothing_of_it(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was told that the id is taken; what it meant by it is another message."""
+    publisher, waiter, told = opened(), waiting(opened()), []
+    assert isinstance(publisher, PostgresBroker)
+    run = publisher._session.run
+
+    def slow(calls: Any, after: Any = None) -> Any:
+        told.append(after)
+        return run(calls)
+
+    monkeypatch.setattr(publisher._session, "run", slow)
+    (new,) = publish(publisher, message())
+    other = msgspec.structs.replace(new, args=b'{"path":"b.jpg"}')
+    assert opened().publish([other]) == [Duplicate(new.id)]
+    run(told)
+    (lease,) = claim(heard(waiter), limit=2)
+    assert (lease.message, lease.fence) == (new, 1)
 
 
 def test_a_commit_that_took_long_is_time_that_is_over(

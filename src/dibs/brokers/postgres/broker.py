@@ -149,7 +149,11 @@ class PostgresBroker(contract.Broker):
         wanted = frozenset(names)
         arms = arm and channel is not None and limit > 0 and self._bell.armed != wanted
         before = ("arm", channel, asked) if arms else None
-        ((*rows, last),) = self._session.run([claim], before=before)
+        try:
+            ((*rows, last),) = self._session.run([claim], before=before)
+        except Unanswered:
+            self._bell.is_idle = channel is not None  # its wish may stand
+            raise
         self._ahead_ms = last[4] - sent
         wish, armed, wait = last[16:19]
         if not self._bell.wished(wish, is_busy=0 < len(rows) < limit):

@@ -120,10 +120,11 @@ CREATE INDEX result_expiry ON result(expires_ms);
 -- every wait; and a commit that writes nothing else waits for no disk.
 CREATE UNLOGGED TABLE waiter(channel text PRIMARY KEY, queues text[] NOT NULL, armed boolean NOT NULL);
 -- Who does nothing but wait, and may be handed a message: of which queues, null while of none; and what
--- it was handed and is not told of yet. Not in `waiter`: who hands over holds the row until its commit, and
--- no ring may pass over it meanwhile. Its pages are filled: each publish scans it, and where room is kept in a
--- page, each scan tries to clear that of the dead, which costs more than to pass over them.
-CREATE UNLOGGED TABLE idle(channel text PRIMARY KEY, queues text[], id uuid, seq bigint);
+-- it was handed and is not told of yet, by which process of the server. Not in `waiter`: who hands over
+-- holds the row until its commit, and no ring may pass over it meanwhile. Its pages are filled: each publish
+-- scans it, and where room is kept in a page, each scan tries to clear that of the dead, which costs more
+-- than to pass over them.
+CREATE UNLOGGED TABLE idle(channel text PRIMARY KEY, queues text[], id uuid, seq bigint, by integer);
 CREATE UNLOGGED TABLE awaited(channel text, id uuid, PRIMARY KEY(channel, id));
 CREATE INDEX awaited_by_id ON awaited(id);
 

@@ -83,12 +83,14 @@ BEGIN
       INSERT INTO lease SELECT of, m.seq, now + m.visibility_timeout_ms, 1, at, 9 - m.priority
       FROM message m WHERE m.id = of RETURNING lease.seq
     )
-    UPDATE idle i SET queues = NULL, id = of, seq = held.seq FROM held WHERE i.channel = chosen;
+    UPDATE idle i SET queues = NULL, id = of, seq = held.seq, by = pg_backend_pid()
+    FROM held WHERE i.channel = chosen;
   END IF;
 END $$;
 
 -- tell: tells who was handed a message of it, by `note`, which says the message; before that stand its
--- place, and when its lease runs out. If nobody was, it rings for its queue. Called after the commit.
+-- place, and when its lease runs out. If nobody was, it rings for its queue. Called after the commit, on its
+-- connection: who published the same id meanwhile, and was told so, may mean another message by it.
 CREATE FUNCTION tell(of uuid, name text, note text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
@@ -96,7 +98,8 @@ DECLARE
   told record;
   held record;
 BEGIN
-  UPDATE idle i SET id = NULL WHERE i.id = of RETURNING i.channel, i.seq INTO told;
+  UPDATE idle i SET id = NULL WHERE i.id = of AND i.by = pg_backend_pid()
+  RETURNING i.channel, i.seq INTO told;
   IF FOUND THEN
     SELECT l.expiry_ms INTO held FROM lease l WHERE l.id = of AND l.seq = told.seq AND l.fence = 1;
   END IF;
