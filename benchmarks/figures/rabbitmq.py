@@ -6,34 +6,34 @@ server and its clients share the machine's cores.
 """
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from pika import URLParameters
+from pika import BlockingConnection, URLParameters
+from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 from pika.connection import Connection
 from pika.spec import BasicProperties
 
-from benchmarks.figures.latency import latencies, send_each
+from benchmarks.chain import QUEUE
+from benchmarks.figures.latency import Turn, beside, turn
 from benchmarks.harness import (
     Context,
     Row,
     alternate,
     at_least,
-    at_most,
     compared,
     folder,
-    percentile,
-    plain,
 )
 from benchmarks.pump import Order
-from benchmarks.workers import Log, drained, working
+from benchmarks.workers import Log, drained, environment, working
 from dibs import App
 from dibs.brokers.rabbitmq import open_url
 from dibs.clock import SystemClock, system_randomness
@@ -43,7 +43,6 @@ from tests.servers.rabbitmq import programs, serving
 
 DRAINED = 100_000
 ENQUEUED = 100_000
-TIMED = 400
 BATCHES = (100, 500, 1_000)
 TASKS = {"noop_async": "`async def`", "noop": "`def`"}
 MESSAGE = b"x" * 60
@@ -126,26 +125,45 @@ def _enqueue(count: int) -> float:
 
 
 def _waits(context: Context) -> list[Row]:
-    count = context.jobs(TIMED)
-    times = [_wait(count) for _ in range(context.runs)]
-    high = [percentile(some, 0.99) for some in times]
     name = "rabbitmq: enqueue to start, idle: p50"
-    return [
-        plain(name, "ms", [median(some) for some in times], at_most(1)),
-        plain("  p99", "ms", high, None),
-    ]
+    with running() as place, _worker(place) as real, _chain(place) as bare:
+        return beside(context, name, real, bare)
 
 
-def _wait(count: int) -> list[float]:
-    with running() as place:
-        app = App(place.url)
-        enqueue = app.task(name="stamp_async")(_stamp).enqueue
-        log = Log(place.path)
-        order = Order(str(place.path), processes=None, drain=False, url=place.url)
-        with working(order):
-            send_each(log, count, enqueue)
-        app.close()
-        return latencies(log)
+@contextmanager
+def _worker(place: Place) -> Iterator[Turn]:
+    """Yield what enqueues for an idle worker."""
+    app = App(place.url)
+    enqueue = app.task(name="stamp_async")(_stamp).enqueue
+    log = Log(place.path)
+    with working(Order(str(place.path), processes=None, drain=False, url=place.url)):
+        yield partial(turn, log, enqueue)
+    log.close()
+    app.close()
+
+
+@contextmanager
+def _chain(place: Place) -> Iterator[Turn]:
+    """Yield what publishes for the bare chain: pika's own connection, which waits for confirms."""
+    path = place.path.with_name("chain.db")
+    log = Log(path)
+    connection = BlockingConnection(URLParameters(f"{place.url}?heartbeat=0"))
+    channel: BlockingChannel = connection.channel()
+    channel.confirm_delivery()
+    properties = BasicProperties(delivery_mode=2)
+
+    def send(sent: int) -> None:
+        body = b'{"number":%d,"padding":"%s"}' % (sent, MESSAGE[:40])
+        channel.basic_publish("", QUEUE, body, properties, mandatory=True)
+
+    command = [sys.executable, "-m", "benchmarks.chain", "pika", place.url]
+    with subprocess.Popen(command, env=environment(path), stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        yield partial(turn, log, send)
+        child.terminate()
+    connection.close()
+    log.close()
 
 
 def _stamp(sent: int) -> None:
