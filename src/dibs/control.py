@@ -8,6 +8,7 @@ They are ordinary exceptions until they leave a task, so `with` and `finally` se
 whoever calls the task plainly. `__module__` is where users import them from: it is what is printed.
 """
 
+from dibs.errors import OptionError
 from dibs.options import Seconds, milliseconds
 
 SHORTEST_SNOOZE_MS = 100
@@ -25,13 +26,15 @@ class Retry(Exception):
         after: seconds, or a `timedelta`, until the next run; by default what `backoff` says.
 
     Raises:
-        OptionError: `after` is not within 0 and ten years.
+        OptionError: `after` is not within 0 and ten years, or `reason` is no text.
     """
 
     __module__ = "dibs"
     after_ms: int | None = None  # also of a subclass that forgets to call this `__init__`
 
     def __init__(self, reason: str = "", *, after: Seconds | None = None) -> None:
+        if not isinstance(reason, str):  # else the next run would come when nobody asked for it
+            raise OptionError(f"`reason` is {reason!r}, not a text: did you mean `after=`?")
         super().__init__(reason)
         self.after_ms = None if after is None else milliseconds("after", after)
 

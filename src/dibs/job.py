@@ -75,7 +75,7 @@ class Job(Struct, Generic[R_co], frozen=True):
             JobFailed: it was given up on; what happened is in it.
             ResultNotKept: it has ended, and what it returned is not there, or not any more.
             ResultError: what it returned is not what the annotation says.
-            OptionError: `timeout` is negative, or NaN.
+            OptionError: `timeout` is negative, NaN, or no number.
             BrokerError: the broker could not be asked.
         """
         return self._returned(self._ended(timeout))
@@ -97,7 +97,7 @@ class Job(Struct, Generic[R_co], frozen=True):
 
         Raises:
             TimeoutError: it has not ended within that time.
-            OptionError: `timeout` is negative, or NaN.
+            OptionError: `timeout` is negative, NaN, or no number.
             BrokerError: the broker could not be asked.
         """
         self._ended(timeout)

@@ -14,7 +14,7 @@ from dibs.brokers.contract import MAX_NAME_BYTES
 from dibs.codec import Codec
 from dibs.delivery import Delivery, P
 from dibs.errors import OptionError, TaskDefinitionError
-from dibs.idempotency import KeyForm, key_form
+from dibs.idempotency import KEPT_SECONDS, KeyForm, key_form
 from dibs.job import Job, Origin, R_co
 from dibs.message import Backoff, Kind, TaskInfo
 from dibs.options import Options, Seconds, milliseconds
@@ -230,6 +230,11 @@ def _key_form(
     """Return how the keys of a task are made, and for how long their records are kept."""
     keep_ms = milliseconds("keep_key", given.keep_key, 1_000)
     if given.idempotency_key is None:
+        if given.keep_key != KEPT_SECONDS:
+            raise OptionError(
+                f"`keep_key` is {given.keep_key!r}, and there is no `idempotency_key` whose record"
+                " would be kept: give that too"
+            )
         return None, 0
     code = _innermost(function).__code__
     parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]

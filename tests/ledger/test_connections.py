@@ -81,6 +81,18 @@ def test_another_database_is_refused() -> None:
         enter(Session(engine))
 
 
+def test_a_session_of_no_one_database_is_refused_and_its_connection_does() -> None:
+    """It has an engine for each class: which of them is meant, it cannot tell."""
+
+    class Base(DeclarativeBase): ...
+
+    engine = sqlalchemy.create_engine("sqlite://")
+    with Session(binds={Base: engine}) as session:
+        with pytest.raises(LedgerError, match=r"not bound to one database.*session\.connection"):
+            enter(session)
+        enter(session.connection(bind_arguments={"bind": engine}))
+
+
 # Settings of a connection
 
 

@@ -18,12 +18,13 @@ from dibs.errors import OptionError
         (lambda: Retry(after=-1), "`after` is -1"),
         (lambda: Retry(after="1"), "`after` is '1': give seconds, or a `timedelta`"),  # type: ignore[arg-type]
         (lambda: Retry(after=timedelta(days=4_000)), "which is ten years"),
+        (lambda: Retry(3_600), "`reason` is 3600, not a text: did you mean `after=`?"),  # type: ignore[arg-type]
         (lambda: Snooze(0), "`seconds` is 0: it is at least 0.1 seconds"),
         (lambda: Snooze(float("nan")), "`seconds` is nan"),
         (lambda: Snooze(None), "`seconds` is None"),  # type: ignore[arg-type]
     ],
 )
-def test_a_duration_is_checked_where_it_is_raised(make: Any, text: str) -> None:
+def test_what_is_asked_for_is_checked_where_it_is_raised(make: Any, text: str) -> None:
     with pytest.raises(OptionError) as caught:
         make()
     assert text in str(caught.value)

@@ -185,6 +185,13 @@ def test_a_record_is_kept_for_a_second_at_the_least(app: App, keep: Any) -> None
     assert refusal(lambda: decorate(charge)).startswith(f"`keep_key` is {keep!r}")
 
 
+def test_a_time_to_keep_records_needs_a_key_of_which_they_are(app: App) -> None:
+    def charge(order: int) -> None: ...
+
+    text = refusal(lambda: app.task(keep_key=60)(charge))
+    assert text.startswith("`keep_key` is 60, and there is no `idempotency_key`")
+
+
 def test_a_worker_is_told_for_how_long_a_record_is_kept(app: App) -> None:
     def f(n: int) -> None: ...
 

@@ -155,8 +155,8 @@ def test_a_result_is_what_the_task_says_that_it_returns(
     assert type(value) is type(expected)
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf])
-def test_a_time_that_nobody_can_wait_for_is_refused(app: App, timeout: float) -> None:
+@pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf, "1", timedelta(seconds=1)])
+def test_a_time_that_nobody_can_wait_for_is_refused(app: App, timeout: Any) -> None:
     job = app.task(resize).enqueue("a.jpg")
     why = re.escape(f"`timeout` is {timeout!r}: give seconds from 0 on")
     for wait in (job.result, job.wait, lambda timeout: asyncio.run(job.aresult(timeout))):

@@ -26,7 +26,7 @@ class SqlAlchemy:
 
     def __init__(self, owner: Any) -> None:
         self._owner = owner
-        dialect = owner.get_bind().dialect if hasattr(owner, "get_bind") else owner.dialect
+        dialect = _bound(owner).dialect
         self.dialect: str = dialect.name
         if dialect.paramstyle not in _MARKS:
             raise LedgerError(
@@ -63,6 +63,23 @@ class SqlAlchemy:
     def _connection(self) -> Any:
         owner = self._owner
         return owner.connection() if hasattr(owner, "get_bind") else owner
+
+
+def _bound(owner: Any) -> Any:
+    """Return the engine or connection that a Session or Connection is of.
+
+    Raises:
+        LedgerError: a Session is bound to none, or to several, each for some of its classes.
+    """
+    if not hasattr(owner, "get_bind"):
+        return owner
+    try:
+        return owner.get_bind()
+    except sys.modules["sqlalchemy.exc"].UnboundExecutionError as error:
+        raise LedgerError(
+            "this Session is not bound to one database, so `once` cannot tell which is meant: give"
+            " `once` the connection where the effect is, as `session.connection(...)` returns it"
+        ) from error
 
 
 class Django:

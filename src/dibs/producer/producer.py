@@ -120,14 +120,14 @@ class Producer:
             raise
         return stream.stored
 
-    def end_of(self, key: bytes, timeout: float | None) -> "concurrent.futures.Future[Result]":
+    def end_of(self, key: bytes, timeout: object) -> "concurrent.futures.Future[Result]":
         """Return what will have the end of a job, or `TimeoutError` after so many seconds.
 
         Raises:
-            OptionError: it is negative, or NaN.
+            OptionError: it is negative, NaN, or no number.
         """
         # Asked in this way round, NaN is refused too.
-        if timeout is not None and not timeout >= 0:
+        if not (timeout is None or (isinstance(timeout, int | float) and timeout >= 0)):
             raise OptionError(
                 f"`timeout` is {timeout!r}: give seconds from 0 on, or None for as long as it takes"
             )
