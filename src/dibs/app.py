@@ -16,7 +16,7 @@ from dibs.errors import OptionError, TaskDefinitionError, TaskNotFound
 from dibs.idempotency import KEPT_SECONDS
 from dibs.job import R_co
 from dibs.message import Backoff
-from dibs.options import Options, Seconds, revised
+from dibs.options import Options, Seconds, milliseconds, revised
 from dibs.producer.producer import Producer
 from dibs.spelling import did_you_mean
 from dibs.task import AnyTask, AsyncTask, Definition, ExceptionTypes, FunctionTask, define
@@ -216,7 +216,7 @@ class App:
         *,
         concurrency: int = 50,
         queues: Iterable[str] | None = None,
-        shutdown_timeout: float = 30.0,
+        shutdown_timeout: Seconds = 30,
         observe: "Observer | None" = None,
     ) -> "EmbeddedWorker":
         """Return a worker that runs jobs in threads of this process, for `run` or `drain`.
@@ -232,19 +232,14 @@ class App:
                 they go to the logger `dibs`.
 
         Raises:
-            OptionError: `concurrency` or `queues` is not what it can be.
+            OptionError: `concurrency`, `queues` or `shutdown_timeout` is not what it can be.
         """
-        if isinstance(queues, str):
-            raise OptionError(f"`queues` is {queues!r}: it is a list of names, as in [{queues!r}]")
-        if concurrency < 1:
-            raise OptionError(f"`concurrency` is {concurrency}: it is a number of jobs, 1 or more")
-        served = None if queues is None else tuple(queues)
-        if served == ():
-            raise OptionError("`queues` is empty: name one, or leave it out for those of all tasks")
+        slots, served = _slots(concurrency), _served(queues)
+        stop_seconds = milliseconds("shutdown_timeout", shutdown_timeout) / 1_000
         from dibs.worker.embedded import EmbeddedWorker
         from dibs.worker.service import Plan
 
-        plan = Plan(concurrency, 1, served, shutdown_timeout=shutdown_timeout)
+        plan = Plan(slots, 1, served, shutdown_timeout=stop_seconds)
         return EmbeddedWorker(self.url, self.tasks, plan, observe)
 
     def __repr__(self) -> str:
@@ -262,3 +257,32 @@ class App:
                 f" {task.info.where}; give one of them another `name=`"
             )
         return task
+
+
+def _slots(concurrency: object) -> int:
+    """Return how many jobs a worker is to run at a time.
+
+    Raises:
+        OptionError: it is no number of jobs.
+    """
+    if isinstance(concurrency, int) and concurrency >= 1:
+        return concurrency
+    raise OptionError(f"`concurrency` is {concurrency!r}: it is a number of jobs, 1 or more")
+
+
+def _served(queues: object) -> tuple[str, ...] | None:
+    """Return the queues that a worker is to serve; None for those of all tasks.
+
+    Raises:
+        OptionError: they are no list of names, or there is none.
+    """
+    if queues is None:
+        return None
+    if isinstance(queues, str):
+        raise OptionError(f"`queues` is {queues!r}: it is a list of names, as in [{queues!r}]")
+    names = tuple(queues) if isinstance(queues, Iterable) else ()
+    if not names and isinstance(queues, Iterable):
+        raise OptionError("`queues` is empty: name one, or leave it out for those of all tasks")
+    if not names or not all(isinstance(name, str) for name in names):
+        raise OptionError(f"`queues` is {queues!r}: it is a list of names")
+    return names

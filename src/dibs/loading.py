@@ -62,9 +62,13 @@ def _import(module_name: str) -> object:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (module_name + ".").startswith(exc.name + "."):
+            module, _, name = module_name.rpartition(".")
+            hint = (
+                f"; did you mean `{module}:{name}`?" if module and exc.name == module_name else ""
+            )
             raise AppNotFound(
                 f"there is no module {exc.name!r} here; the working directory and the installed"
-                " packages were searched"
+                f" packages were searched{hint}"
             ) from exc
         raise _failed(module_name, exc) from exc
     except (Exception, SystemExit) as exc:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import dibs
-from dibs.errors import AppImportFailed
+from dibs.errors import AppImportFailed, AppNotFound
 from dibs.loading import import_app
 
 
@@ -18,3 +18,14 @@ def test_frames_of_a_package_whose_name_begins_as_ours_are_shown(
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(AppImportFailed, match=r'dibs_jobs/photos\.py", line 1'):
         import_app("begins_as_ours:app")
+
+
+def test_a_point_in_the_place_of_the_colon_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "with_a_point.py").write_text("from dibs import App\napp = App()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(AppNotFound, match=r"searched; did you mean `with_a_point:app`\?$"):
+        import_app("with_a_point.app")
+    with pytest.raises(AppNotFound, match="searched$"):
+        import_app("not_there.app")

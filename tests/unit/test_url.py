@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -27,6 +28,22 @@ def test_a_relative_path_is_of_the_working_directory(
     assert absolute("sqlite:////a/b.db") == "sqlite:////a/b.db"
     assert absolute(absolute("sqlite:///a b?.db")) == f"sqlite:///{tmp_path}/a b?.db"
     assert absolute("memory://x") == "memory://x"
+
+
+@pytest.mark.parametrize("url", [Path("a.db"), 5, None, b"sqlite:///a.db"])
+def test_what_is_no_text_is_no_url(url: Any) -> None:
+    assert refusal(url).startswith(f"a broker's URL is a text, not {url!r}; a SQLite file is")
+
+
+@pytest.mark.parametrize("url", ["sqlite:///a/", "sqlite:////tmp/a/b/", "sqlite:///a\nb.db"])
+def test_a_file_that_nobody_means_is_not_made(url: str) -> None:
+    assert refusal(url).startswith(f"{url!r}: a SQLite file is")
+
+
+def test_options_of_other_libraries_are_no_part_of_a_files_name() -> None:
+    assert "sqlite:///a.db?timeout=5: a queue file takes no options" in refusal(
+        "sqlite:///a.db?timeout=5"
+    )
 
 
 def test_a_url_opens_its_broker(tmp_path: Path) -> None:

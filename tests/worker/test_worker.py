@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -499,6 +500,27 @@ def test_an_embedded_worker_drains_in_a_test(app: App) -> None:
     assert Counter(seen) == Counter([*range(50), *range(50)])
     assert app.worker().drain().done == 0
     app.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"concurrency": 0}, "`concurrency` is 0: it is a number of jobs"),
+        ({"concurrency": 1.5}, "`concurrency` is 1.5: it is a number of jobs"),
+        ({"concurrency": "3"}, "`concurrency` is '3': it is a number of jobs"),
+        ({"queues": "photos"}, "`queues` is 'photos': it is a list of names, as in ['photos']"),
+        ({"queues": [5]}, "`queues` is [5]: it is a list of names"),
+        ({"queues": 5}, "`queues` is 5: it is a list of names"),
+        ({"queues": []}, "`queues` is empty"),
+        ({"shutdown_timeout": -1}, "`shutdown_timeout` is -1"),
+        ({"shutdown_timeout": float("nan")}, "`shutdown_timeout` is nan"),
+        ({"shutdown_timeout": "3"}, "`shutdown_timeout` is '3': give seconds"),
+    ],
+)
+def test_an_embedded_worker_is_made_of_what_it_can_be(app: App, given: Any, text: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        app.worker(**given)
+    assert str(caught.value).startswith(text)
 
 
 def test_an_embedded_worker_runs_in_a_thread_until_it_is_stopped(app: App) -> None:

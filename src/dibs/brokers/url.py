@@ -88,14 +88,18 @@ def absolute(url: str) -> str:
     Raises:
         UrlError: it cannot be read; the text shows the right form.
     """
+    if not isinstance(url, str):
+        raise UrlError(f"a broker's URL is a text, not {url!r}; a SQLite file is {_FORMS}")
     scheme, separator, rest = url.partition("://")
     if separator and (scheme == "memory" or scheme in SERVERS):
         return url
     if scheme != "sqlite" or not separator:
         raise UrlError(_unreadable(url))
     path = rest[1:]
-    if not rest.startswith("/") or not path or "\0" in path:
-        raise UrlError(f"{redact(url)}: a SQLite file is {_FORMS}")
+    if not rest.startswith("/") or not path or path.endswith("/") or not path.isprintable():
+        raise UrlError(f"{redact(url)!r}: a SQLite file is {_FORMS}")
+    if re.search(r"\?\w+=", path):  # else who is used to `?timeout=5` gets another, empty queue
+        raise UrlError(f"{redact(url)}: a queue file takes no options: leave out `?` and the rest")
     if path == ":memory:":
         raise UrlError(f"{url}: a queue in memory is `memory://name`")
     return f"sqlite:///{os.path.abspath(path)}"
