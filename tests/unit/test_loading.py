@@ -27,5 +27,5 @@ def test_a_point_in_the_place_of_the_colon_is_said(
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(AppNotFound, match=r"searched; did you mean `with_a_point:app`\?$"):
         import_app("with_a_point.app")
-    with pytest.raises(AppNotFound, match="searched$"):
+    with pytest.raises(AppNotFound, match=r"searched$"):
         import_app("not_there.app")

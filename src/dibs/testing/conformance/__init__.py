@@ -12,8 +12,8 @@ Each test is named by the rule of docs/contract.md that it holds. These rules ar
 alone, and are held elsewhere: 15 (budgets: the broker counts, the policy decides), 18 (the
 ledger), 25 to 29 (healing, bounded calls, lease upkeep, lost leases, shutdown: the worker, and the
 adapters' own fault tests), 32 (a full disk: the adapters' own), 34 (unknown tasks: the worker).
-4 (durability) and 7 are held by the adapters' own tests where they can; 19, 20 and 31 come with
-their features.
+4 (durability: tests/unit/sqlite/test_power.py for SQLite) and 7 are held by the adapters' own
+tests where they can; 19, 20 and 31 come with their features.
 """
 
 from dibs.testing.conformance.claiming import Claiming
