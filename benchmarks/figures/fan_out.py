@@ -34,7 +34,9 @@ def _measure(context: Context, task: str, kind: str) -> list[Row]:
         errors.append(float(sum(count for count, _ in lines) + len(seen.troubles)))
         said |= {f"{seen.longest_verb} was the pump's longest", *seen.troubles}
         rates.append(seen.rate)
-    note = f"{TASKS} {kind} tasks, {EACH} each; {max(rates):,.0f} jobs/s"
+    note = (
+        f"{TASKS} {kind} tasks, {EACH} each; {max(rates):,.0f} jobs/s; worst {max(enqueues):.0f} ms"
+    )
     return [
         plain(f"200 {kind} x 100 enqueues: longest call", "ms", enqueues, at_most(50), note),
         plain("  longest call of the pump", "ms", pumps, at_most(50), "; ".join(sorted(said)[:3])),
