@@ -208,6 +208,7 @@ def test_nothing_found_is_said_and_is_no_mistake(
         (["list", "--arg", "width"], "is not of the form name=value"),
         (["list", "--arg", "a=1", "--arg", "a=2"], "--arg a is given twice"),
         (["list", "--limit", "0"], "Invalid value for '--limit'"),
+        (["list", "shop"], "'shop' is neither a job's id nor an app, as in `photos:app`"),
         (["list", "one", "two"], "'one' is neither a job's id nor an app"),
         (["show", "0190-x"], "'0190-x' is neither a job's id nor an app"),
         (["show"], "Missing argument '[APP] ID'"),
@@ -227,6 +228,40 @@ def test_a_mistake_is_one_clear_line(
     assert text in shown.stderr
     assert "Traceback" not in shown.stderr
     assert not shown.stdout
+    assert listed(dibs) == ids
+
+
+@pytest.mark.parametrize("url", [(), ("--url", "sqlite:///dibs.db")], ids=["unnamed", "url"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["dlq", "list"], ["dlq", "show"], ["dlq", "redrive", "--yes"], ["dlq", "discard", "-y"]),
+        *(["jobs", "list"], ["jobs", "show"], ["queues", "list"], ["queues", "purge", "photos"]),
+        ["doctor"],
+    ],
+    ids=" ".join,
+)
+def test_a_word_that_is_neither_an_id_nor_an_app_is_refused(
+    dibs: Run, broker: Broker, command: list[str], url: tuple[str, ...]
+) -> None:
+    """As an id that was cut short: without it, all dead letters would be meant."""
+    ids = die(broker, message())
+    shown = dibs(*command, "01a226fe", *url)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "'01a226fe' is neither a job's id nor an app, as in `photos:app`" in shown.stderr
+    assert listed(dibs) == ids
+
+
+@pytest.mark.parametrize(
+    "command", [["dlq", "discard", "-y"], ["queues"], ["doctor"], ["migrate"]], ids=" ".join
+)
+def test_an_app_that_is_not_there_is_refused_beside_a_url_too(
+    dibs: Run, broker: Broker, command: list[str]
+) -> None:
+    ids = die(broker, message())
+    shown = dibs(*command, "nope:app", "--url", "sqlite:///dibs.db")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "there is no module 'nope' here" in shown.stderr
     assert listed(dibs) == ids
 
 

@@ -93,18 +93,18 @@ def place_and_ids(words: Sequence[str], url: str | None) -> tuple[str, list[byte
     """Tell the app from the ids among `words`; return the broker's URL and the ids, once each.
 
     Raises:
-        OptionError: there is more than one that is no id, or the one is no app.
+        OptionError: one is neither an id nor of the form module:app, or there are two apps.
         AppNotFound, AppImportFailed: as the import of the app says.
     """
     ids = {word: found for word in words if (found := job_id(word)) is not None}
-    others = [word for word in words if word not in ids]
-    apps = [word for word in others if ":" in word]
+    apps = [word for word in words if word not in ids]
+    for word in apps:
+        # A shortened id that is passed over would leave a command without ids: all are meant then.
+        if ":" not in word:
+            raise OptionError(f"{word!r} is neither a job's id nor an app, as in `photos:app`")
     if len(apps) > 1:
         raise OptionError(f"{apps[0]!r} and {apps[1]!r} are two apps: name one")
-    for word in others:
-        if word not in apps and (len(others) > 1 or "-" in word):
-            raise OptionError(f"{word!r} is neither a job's id nor an app, as in `photos:app`")
-    return url_of(others[0] if others else None, url), list(dict.fromkeys(ids.values()))
+    return url_of(apps[0] if apps else None, url), list(dict.fromkeys(ids.values()))
 
 
 def is_named(words: Sequence[str], url: str | None) -> bool:
