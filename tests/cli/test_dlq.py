@@ -110,7 +110,7 @@ def test_a_redriven_job_is_run(dibs: Run, folder: Path) -> None:
     """From the worker that gave it up to the one that does it, with the code mended between."""
     dibs("enqueue", "shop:app", "doomed")
     assert dibs("worker", "shop:app", "--drain").returncode == 0
-    assert dibs("dlq", "redrive", "shop:app", "--yes").returncode == 0
+    assert dibs("dlq", "redrive", "shop:app", "--all", "--yes").returncode == 0
     shop = folder / "shop.py"
     shop.write_text(shop.read_text().replace('raise KeyError("gone")', "pass"))
     assert dibs("worker", "shop:app", "--drain").returncode == 0
@@ -123,12 +123,12 @@ def test_a_redrive_goes_on_where_one_is_refused(dibs: Run, broker: Broker) -> No
     keyed, free = die(broker, message(unique_key="only"), message())
     (live,) = publish(broker, message(unique_key="only"))
     holder = str(UUID(bytes=live.id))
-    shown = dibs("dlq", "redrive", "--yes")
+    shown = dibs("dlq", "redrive", "--all", "--yes")
     assert shown.returncode == 1
     assert f"{keyed} was not redriven: the live job {holder} has its unique key" in shown.stderr
     assert shown.stdout.endswith("1 dead letter redriven\n")
     assert listed(dibs) == [keyed]
-    told = json.loads(dibs("dlq", "redrive", "--yes", "--json").stdout)
+    told = json.loads(dibs("dlq", "redrive", "--all", "--yes", "--json").stdout)
     assert told["refused"] == [{"id": keyed, "holder": holder}]
     assert told["redriven"] == 0
     assert free not in listed(dibs)
@@ -152,12 +152,37 @@ def test_an_id_that_is_no_dead_letter_is_named_and_the_others_are_moved(
 @pytest.mark.parametrize("verb", ["redrive", "discard"])
 def test_a_dry_run_moves_nothing(dibs: Run, broker: Broker, verb: str) -> None:
     ids = die(broker, *messages(2))
-    shown = dibs("dlq", verb, "--dry-run")
+    shown = dibs("dlq", verb, "--all", "--dry-run")
     assert shown.returncode == 0
     assert "2 dead letters in " in shown.stdout
     assert "this was a dry run" in shown.stdout
-    told = json.loads(dibs("dlq", verb, "--dry-run", "--json").stdout)
+    told = json.loads(dibs("dlq", verb, "--all", "--dry-run", "--json").stdout)
     assert (told["matched"], told["dry_run"]) == (2, True)
+    assert sorted(listed(dibs)) == sorted(ids)
+
+
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+@pytest.mark.parametrize(
+    "arguments", [[], ["shop:app"], ["--limit", "1"], ["--error", ""]], ids=" ".join
+)
+def test_all_are_meant_only_where_it_is_said(
+    dibs: Run, broker: Broker, verb: str, arguments: list[str]
+) -> None:
+    """A list of ids that came out empty, as that of `$(cat ids)`, is no word for all of them."""
+    ids = die(broker, *messages(2))
+    shown = dibs("dlq", verb, *arguments, "--yes")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "which dead letters? Name ids or filters, or say `--all`" in shown.stderr
+    assert sorted(listed(dibs)) == sorted(ids)
+    assert dibs("dlq", verb, *arguments, "--all", "--yes").returncode == 0
+    assert len(listed(dibs)) == ("--limit" in arguments)
+
+
+def test_all_and_ids_contradict_each_other(dibs: Run, broker: Broker) -> None:
+    ids = die(broker, *messages(2))
+    shown = dibs("dlq", "discard", ids[0], "--all", "--yes")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "`--all` means every dead letter, not those of the ids" in shown.stderr
     assert sorted(listed(dibs)) == sorted(ids)
 
 
@@ -166,7 +191,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_moved(
     dibs: Run, broker: Broker, verb: str
 ) -> None:
     ids = die(broker, message())
-    shown = dibs("dlq", verb)
+    shown = dibs("dlq", verb, "--all")
     assert shown.returncode == 2
     assert "There is no terminal to ask at: say --yes. Nothing was changed" in shown.stderr
     assert listed(dibs) == ids
@@ -177,7 +202,7 @@ def test_at_a_terminal_it_asks(
     dibs: Run, broker: Broker, answer: Run, line: str, left: int
 ) -> None:
     die(broker, message())
-    asked = answer(line, "dlq", "discard", "--json")
+    asked = answer(line, "dlq", "discard", "--all", "--json")
     assert asked.returncode == left, asked.stderr
     assert "1 dead letter in " in asked.stderr
     assert "Remove 1 dead letter for good? [y/N]" in asked.stderr
@@ -187,7 +212,7 @@ def test_at_a_terminal_it_asks(
         assert json.loads(asked.stdout)["discarded"] == 1
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["redrive"], ["discard"]])
+@pytest.mark.parametrize("arguments", [["list"], ["redrive", "--all"], ["discard", "--all"]])
 def test_nothing_found_is_said_and_is_no_mistake(
     dibs: Run, broker: Broker, arguments: list[str]
 ) -> None:
@@ -287,7 +312,7 @@ def test_ten_thousand_dead_letters_stay_quick_and_bounded(
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    command = [sys.executable, "-m", "dibs", "dlq", "redrive", "--yes", "--json"]
+    command = [sys.executable, "-m", "dibs", "dlq", "redrive", "--all", "--yes", "--json"]
     shown = subprocess.run(
         [sys.executable, "-c", measured, *command],
         cwd=folder,

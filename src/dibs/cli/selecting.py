@@ -68,6 +68,8 @@ def wanted_of(
 ) -> Wanted:
     """Return what the filter options say, at `now_ms` of the wall clock.
 
+    An empty `--error`, as of a variable that is not set, lets all through, and so is no filter.
+
     Raises:
         OptionError, ArgumentError: one of them cannot be read.
     """
@@ -75,7 +77,7 @@ def wanted_of(
     return Wanted(
         queue=queue,
         task=task,
-        error=error,
+        error=error or None,
         until_ms=None if old is None else now_ms - old,
         after_ms=None if new is None else now_ms - new,
         arguments={name: _canonical(name, raw) for name, raw in named_values(args).items()},
