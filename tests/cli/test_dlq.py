@@ -178,6 +178,21 @@ def test_all_are_meant_only_where_it_is_said(
     assert len(listed(dibs)) == ("--limit" in arguments)
 
 
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+def test_what_a_limit_leaves_is_said_before_the_others_are_moved(
+    dibs: Run, broker: Broker, verb: str
+) -> None:
+    die(broker, *messages(4))
+    asked = dibs("dlq", verb, "--all", "--limit", "3")
+    assert asked.returncode == 2, "there is nobody to ask"
+    assert asked.stdout.endswith("\n... and more: the first 3 are meant; see --limit\n")
+    told = json.loads(dibs("dlq", verb, "--all", "--limit", "3", "--yes", "--json").stdout)
+    assert (told["matched"], told["more"]) == (3, True)
+    assert "and more" not in dibs("dlq", verb, "--all", "--limit", "1", "--dry-run").stdout
+    told = json.loads(dibs("dlq", verb, "--all", "--limit", "1", "--yes", "--json").stdout)
+    assert (told["matched"], told["more"]) == (1, False)
+
+
 def test_all_and_ids_contradict_each_other(dibs: Run, broker: Broker) -> None:
     ids = die(broker, *messages(2))
     shown = dibs("dlq", "discard", ids[0], "--all", "--yes")

@@ -44,11 +44,15 @@ KINDS_SHOWN = 10
 
 
 class Chosen(Struct, frozen=True):
-    """The dead letters that a command means, their kinds, and what was named and is none."""
+    """The dead letters that a command means, their kinds, and what was named and is none.
+
+    `more`: there are others like them, which the limit leaves where they are.
+    """
 
     ids: list[bytes]
     kinds: Counter[tuple[str, str]]
     missing: list[bytes]
+    more: bool
 
 
 class Report(Struct, frozen=True):
@@ -228,8 +232,8 @@ def _act(
     if in_json:
         refused = [{"id": shown_id(id), "holder": shown_id(by)} for id, by in report.refused]
         missing = [shown_id(id) for id in report.missing]
-        data = {"matched": matched, done: report.moved, "refused": refused, "missing": missing}
-        click.echo(as_json({**data, "dry_run": dry_run}))
+        data = {"matched": matched, "more": chosen.more, done: report.moved, "dry_run": dry_run}
+        click.echo(as_json({**data, "refused": refused, "missing": missing}))
     else:
         _tell(report, done, None if matched else _none(wanted, where), dry_run)
     return EXIT_NOT_ALL if report.refused or report.missing else 0
@@ -263,11 +267,14 @@ def _tell(report: Report, done: str, none: str | None, dry_run: bool) -> None:
 
 def _chosen(inspector: Inspector, ids: list[bytes], wanted: Wanted, limit: int) -> Chosen:
     """Find what is meant, and keep no more of it than its id and its kind."""
-    chosen = Chosen([], Counter(), [id for id in ids if _dead(inspector, id) is None])
-    for view in islice(_found(inspector, ids, wanted), limit):
-        chosen.ids.append(view.message.id)
-        chosen.kinds[view.message.task, view.reason or ""] += 1
-    return chosen
+    missing = [id for id in ids if _dead(inspector, id) is None]
+    found = _found(inspector, ids, wanted)
+    chosen: list[bytes] = []
+    kinds: Counter[tuple[str, str]] = Counter()
+    for view in islice(found, limit):
+        chosen.append(view.message.id)
+        kinds[view.message.task, view.reason or ""] += 1
+    return Chosen(chosen, kinds, missing, more=next(found, None) is not None)
 
 
 def _found(inspector: Inspector, ids: list[bytes], wanted: Wanted) -> Iterator[JobView]:
@@ -308,7 +315,10 @@ def _summary(chosen: Chosen, where: str) -> str:
     rows = [[f"  {count:,}", one_line(task), reason] for (task, reason), count in kinds]
     more = len(chosen.kinds) - len(kinds)
     lines = [f"{counted(len(chosen.ids), 'dead letter')} in {where}:\n", aligned(rows, {0})]
-    return "".join([*lines, f"and {counted(more, 'more kind')}\n" if more else ""])
+    lines.append(f"and {counted(more, 'more kind')}\n" if more else "")
+    if chosen.more:
+        lines.append(f"... and more: the first {len(chosen.ids):,} are meant; see --limit\n")
+    return "".join(lines)
 
 
 def _table(views: Sequence[JobView], now_ms: int) -> str:
