@@ -246,6 +246,7 @@ def test_nothing_found_is_said_and_is_no_mistake(
         (["redrive", "--older", "2"], "--older '2' is not an age: write 90s, 15m, 2h"),
         (["discard", "--newer", "soon", "--yes"], "--newer 'soon' is not an age"),
         (["list", "--arg", "width"], "is not of the form name=value"),
+        (["discard", "--arg", "o.id=1", "--yes"], "--arg o.id: the name of an argument has no dot"),
         (["list", "--arg", "a=1", "--arg", "a=2"], "--arg a is given twice"),
         (["list", "--limit", "0"], "Invalid value for '--limit'"),
         (["list", "shop"], "'shop' is neither a job's id nor an app, as in `photos:app`"),
