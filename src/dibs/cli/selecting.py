@@ -2,7 +2,7 @@
 
 Owns: the options that filter, how ids are told from the app, and that a search holds one page.
 Must never: change anything.
-Called by: `jobs.py`, `dlq.py`, `queues.py`.
+Called by: `jobs.py`, `dlq.py`, `queues.py`, `doctor.py`, `migrate.py`, `ledger.py`.
 """
 
 import contextlib
