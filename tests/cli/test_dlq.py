@@ -55,6 +55,7 @@ def test_each_filter_and_all_together(dibs: Run, broker: Broker) -> None:
     assert listed(dibs, "--queue", "a") == [a]
     assert listed(dibs, "--task", "crop") == [b]
     assert listed(dibs, "--error", "TimeoutError") == [a]
+    assert listed(dibs, "--error", "timeouterror") == []
     assert listed(dibs, "--arg", "width=64") == [a]
     assert listed(dibs, "--arg", "width=64", "--arg", "path=b.jpg") == []
     assert listed(dibs, "--newer", "1h") == [b, a]
@@ -62,6 +63,11 @@ def test_each_filter_and_all_together(dibs: Run, broker: Broker) -> None:
     assert listed(dibs, "--older", "0s", "--queue", "b", "--task", "crop", "--error", "'x'") == [b]
     assert listed(dibs, a) == [a]
     assert listed(dibs, a, "--task", "crop") == []
+
+
+def test_the_help_says_that_an_error_is_searched_in_the_same_case(dibs: Run) -> None:
+    for verb in ("list", "redrive", "discard"):
+        assert "in the same case." in " ".join(dibs("dlq", verb, "--help").stdout.split())
 
 
 def test_a_limit_says_that_there_is_more(dibs: Run, broker: Broker) -> None:

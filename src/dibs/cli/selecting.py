@@ -39,7 +39,9 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--queue", help="Only of this queue."),
         click.option("--task", help="Only of this task."),
         click.option(
-            "--error", metavar="TEXT", help="TEXT is in the reason, the error's type or message."
+            "--error",
+            metavar="TEXT",
+            help="TEXT is in the reason, the error's type or message, in the same case.",
         ),
         click.option("--older", metavar="AGE", help="Given up longer ago: 90s, 15m, 2h, 1d, 1w."),
         click.option("--newer", metavar="AGE", help="Given up since then."),
