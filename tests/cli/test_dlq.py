@@ -245,21 +245,6 @@ def test_nothing_found_is_said_and_is_no_mistake(
     assert dibs("dlq", *arguments, "--json").returncode == 0
 
 
-@pytest.mark.parametrize("verb", ["list", "redrive", "discard"])
-def test_of_a_task_that_no_dead_letter_has_it_is_said_which_was_meant(
-    dibs: Run, broker: Broker, verb: str
-) -> None:
-    die(broker, message(task="resize"), message(task="\x1b[31mcrop"), message("other", task="send"))
-    shown = dibs("dlq", verb, "--task", "resiz", "--queue", "photos")
-    assert shown.returncode == 0
-    wrong = "are like that: none looked at is of task 'resiz'; did you mean `resize`?\n"
-    assert shown.stdout.endswith(wrong)
-    far = dibs("dlq", verb, "--task", "mail", "--queue", "photos").stdout
-    assert far.endswith("is of task 'mail'; there is `\\x1b[31mcrop`, `resize`\n")
-    known = dibs("dlq", verb, "--task", "resize", "--error", "KeyError").stdout
-    assert known.endswith("are like that\n"), "there is such a task"
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

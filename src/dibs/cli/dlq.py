@@ -1,8 +1,7 @@
 """`dibs dlq`: dead letters, to list, show, send back and discard.
 
 Owns: what is said before dead letters are moved, and after.
-Must never: move one that was not counted in the question, or hold more than ids, names of tasks and
-one page.
+Must never: move one that was not counted in the question, or hold more than ids and one page.
 Called by: `dibs.cli.commands`.
 """
 
@@ -20,12 +19,12 @@ from dibs.cli.commands import Group, examples
 from dibs.cli.filters import Wanted, matches
 from dibs.cli.selecting import (
     agreed,
-    browse,
     check_queue,
     filter_options,
     json_option,
     now,
     opened,
+    search,
     url_option,
     wanted_of,
 )
@@ -33,13 +32,12 @@ from dibs.cli.tables import aligned
 from dibs.cli.views import as_data, as_json, page, shown_id, when, why
 from dibs.errors import OptionError, UserError
 from dibs.message import JobView
-from dibs.spelling import did_you_mean
 from dibs.states import State
 from dibs.text import counted, one_line
 
 EXIT_NOT_ALL = 1
 MOST = 100_000
-"""Ids held at a time, and names of tasks."""
+"""Ids held at a time."""
 STEP = 500
 """Dead letters moved in one transaction, for some 10 ms in which nobody else writes."""
 KINDS_SHOWN = 10
@@ -48,15 +46,13 @@ KINDS_SHOWN = 10
 class Chosen(Struct, frozen=True):
     """The dead letters that a command means, their kinds, and what was named and is none.
 
-    `more`: there are others like them, which the limit leaves where they are. `tasks`: those of all
-    that were looked at.
+    `more`: there are others like them, which the limit leaves where they are.
     """
 
     ids: list[bytes]
     kinds: Counter[tuple[str, str]]
     missing: list[bytes]
     more: bool
-    tasks: set[str]
 
 
 class Report(Struct, frozen=True):
@@ -104,9 +100,8 @@ def list_(
     """List the dead letters of the broker of APP, or of `--url`, or of DIBS_URL."""
     now_ms = now()
     wanted = wanted_of(now_ms, **filters)
-    tasks: set[str] = set()
     with opened(words, url) as (broker, ids):
-        found = list(islice(_found(broker.inspector(), ids, wanted, tasks), limit + 1))
+        found = list(islice(_found(broker.inspector(), ids, wanted), limit + 1))
         where = place(broker)
     shown = found[:limit]
     if in_json:
@@ -117,7 +112,7 @@ def list_(
         if len(found) > limit:
             click.echo(f"... and more: the newest {limit:,} are shown; see --limit")
     else:
-        click.echo(_none(wanted, where, tasks))
+        click.echo(_none(wanted, where))
 
 
 @command.command(
@@ -240,7 +235,7 @@ def _act(
         data = {"matched": matched, "more": chosen.more, done: report.moved, "dry_run": dry_run}
         click.echo(as_json({**data, "refused": refused, "missing": missing}))
     else:
-        _tell(report, done, None if matched else _none(wanted, where, chosen.tasks), dry_run)
+        _tell(report, done, None if matched else _none(wanted, where), dry_run)
     return EXIT_NOT_ALL if report.refused or report.missing else 0
 
 
@@ -273,27 +268,22 @@ def _tell(report: Report, done: str, none: str | None, dry_run: bool) -> None:
 def _chosen(inspector: Inspector, ids: list[bytes], wanted: Wanted, limit: int) -> Chosen:
     """Find what is meant, and keep no more of it than its id and its kind."""
     missing = [id for id in ids if _dead(inspector, id) is None]
-    tasks: set[str] = set()
-    found = _found(inspector, ids, wanted, tasks)
+    found = _found(inspector, ids, wanted)
     chosen: list[bytes] = []
     kinds: Counter[tuple[str, str]] = Counter()
     for view in islice(found, limit):
         chosen.append(view.message.id)
         kinds[view.message.task, view.reason or ""] += 1
-    more = next(found, None) is not None
-    return Chosen(chosen, kinds, missing, more, tasks)
+    return Chosen(chosen, kinds, missing, more=next(found, None) is not None)
 
 
-def _found(
-    inspector: Inspector, ids: list[bytes], wanted: Wanted, tasks: set[str]
-) -> Iterator[JobView]:
-    """Yield the dead letters that are meant; note in `tasks` whose were looked at."""
+def _found(inspector: Inspector, ids: list[bytes], wanted: Wanted) -> Iterator[JobView]:
     check_queue(inspector, wanted.queue)
-    named = filter(None, (_dead(inspector, id) for id in ids))
-    for view in named if ids else browse(inspector, wanted.queue, State.DEAD):
-        if len(tasks) < MOST:
-            tasks.add(view.message.task)
-        if matches(view, wanted):
+    if not ids:
+        yield from search(inspector, State.DEAD, wanted)
+    for id in ids:
+        view = _dead(inspector, id)
+        if view is not None and matches(view, wanted):
             yield view
 
 
@@ -340,9 +330,5 @@ def _table(views: Sequence[JobView], now_ms: int) -> str:
     return aligned(rows)
 
 
-def _none(wanted: Wanted, where: str, tasks: set[str]) -> str:
-    text = f"no dead letters in {where}" + (" are like that" if wanted != Wanted() else "")
-    if wanted.task is None or wanted.task in tasks or not 0 < len(tasks) < MOST:
-        return text
-    meant = did_you_mean(wanted.task, map(one_line, tasks))
-    return f"{text}: none looked at is of task {wanted.task!r}{meant}"
+def _none(wanted: Wanted, where: str) -> str:
+    return f"no dead letters in {where}" + (" are like that" if wanted != Wanted() else "")

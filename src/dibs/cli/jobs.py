@@ -12,8 +12,8 @@ import click
 from dibs.brokers.contract import Inspector
 from dibs.cli.banner import place
 from dibs.cli.commands import Group, examples
-from dibs.cli.filters import Wanted, matches
-from dibs.cli.selecting import browse, check_queue, json_option, now, opened, url_option
+from dibs.cli.filters import Wanted
+from dibs.cli.selecting import check_queue, json_option, now, opened, search, url_option
 from dibs.cli.tables import aligned
 from dibs.cli.views import as_data, as_json, done_data, done_page, page, shown_id, when
 from dibs.errors import UserError
@@ -121,9 +121,7 @@ def show(*, words: tuple[str, ...], in_json: bool, url: str | None) -> None:
 def _found(inspector: Inspector, states: Sequence[State], wanted: Wanted) -> Iterator[JobView]:
     check_queue(inspector, wanted.queue)
     for state in states:
-        for view in browse(inspector, wanted.queue, state):
-            if matches(view, wanted):
-                yield view
+        yield from search(inspector, state, wanted)
 
 
 def _table(views: Sequence[JobView], now_ms: int) -> str:

@@ -17,7 +17,7 @@ from dibs.brokers.contract import Broker, Inspector
 from dibs.cli import arguments
 from dibs.cli.arguments import named_values
 from dibs.cli.broker import opened_to_look, url_of
-from dibs.cli.filters import Wanted, age_ms, canonical, job_id
+from dibs.cli.filters import Wanted, age_ms, canonical, job_id, matches
 from dibs.clock import SystemClock
 from dibs.errors import OptionError, UserError
 from dibs.message import JobView
@@ -142,12 +142,12 @@ def now() -> int:
     return SystemClock().wall_ms()
 
 
-def browse(inspector: Inspector, queue: str | None, state: State) -> Iterator[JobView]:
-    """Yield the jobs in a state, of one queue or of all, in their order."""
+def search(inspector: Inspector, state: State, wanted: Wanted) -> Iterator[JobView]:
+    """Yield the jobs in a state that are as wanted, in their order."""
     after: str | None = None
     while True:
-        page = inspector.jobs(queue, state, PAGE, after)
-        yield from page.jobs
+        page = inspector.jobs(wanted.queue, state, PAGE, after)
+        yield from (view for view in page.jobs if matches(view, wanted))
         after = page.next
         if after is None:
             return
