@@ -55,6 +55,7 @@ def test_each_filter_and_all_together(dibs: Run, broker: Broker) -> None:
     assert listed(dibs, "--queue", "a") == [a]
     assert listed(dibs, "--task", "crop") == [b]
     assert listed(dibs, "--error", "TimeoutError") == [a]
+    assert listed(dibs, "--error", "timeouterror") == []
     assert listed(dibs, "--arg", "width=64") == [a]
     assert listed(dibs, "--arg", "width=64", "--arg", "path=b.jpg") == []
     assert listed(dibs, "--newer", "1h") == [b, a]
@@ -62,6 +63,11 @@ def test_each_filter_and_all_together(dibs: Run, broker: Broker) -> None:
     assert listed(dibs, "--older", "0s", "--queue", "b", "--task", "crop", "--error", "'x'") == [b]
     assert listed(dibs, a) == [a]
     assert listed(dibs, a, "--task", "crop") == []
+
+
+def test_the_help_says_that_an_error_is_searched_in_the_same_case(dibs: Run) -> None:
+    for verb in ("list", "redrive", "discard"):
+        assert "in the same case." in " ".join(dibs("dlq", verb, "--help").stdout.split())
 
 
 def test_a_limit_says_that_there_is_more(dibs: Run, broker: Broker) -> None:
@@ -110,7 +116,7 @@ def test_a_redriven_job_is_run(dibs: Run, folder: Path) -> None:
     """From the worker that gave it up to the one that does it, with the code mended between."""
     dibs("enqueue", "shop:app", "doomed")
     assert dibs("worker", "shop:app", "--drain").returncode == 0
-    assert dibs("dlq", "redrive", "shop:app", "--yes").returncode == 0
+    assert dibs("dlq", "redrive", "shop:app", "--all", "--yes").returncode == 0
     shop = folder / "shop.py"
     shop.write_text(shop.read_text().replace('raise KeyError("gone")', "pass"))
     assert dibs("worker", "shop:app", "--drain").returncode == 0
@@ -123,12 +129,12 @@ def test_a_redrive_goes_on_where_one_is_refused(dibs: Run, broker: Broker) -> No
     keyed, free = die(broker, message(unique_key="only"), message())
     (live,) = publish(broker, message(unique_key="only"))
     holder = str(UUID(bytes=live.id))
-    shown = dibs("dlq", "redrive", "--yes")
+    shown = dibs("dlq", "redrive", "--all", "--yes")
     assert shown.returncode == 1
     assert f"{keyed} was not redriven: the live job {holder} has its unique key" in shown.stderr
     assert shown.stdout.endswith("1 dead letter redriven\n")
     assert listed(dibs) == [keyed]
-    told = json.loads(dibs("dlq", "redrive", "--yes", "--json").stdout)
+    told = json.loads(dibs("dlq", "redrive", "--all", "--yes", "--json").stdout)
     assert told["refused"] == [{"id": keyed, "holder": holder}]
     assert told["redriven"] == 0
     assert free not in listed(dibs)
@@ -152,12 +158,52 @@ def test_an_id_that_is_no_dead_letter_is_named_and_the_others_are_moved(
 @pytest.mark.parametrize("verb", ["redrive", "discard"])
 def test_a_dry_run_moves_nothing(dibs: Run, broker: Broker, verb: str) -> None:
     ids = die(broker, *messages(2))
-    shown = dibs("dlq", verb, "--dry-run")
+    shown = dibs("dlq", verb, "--all", "--dry-run")
     assert shown.returncode == 0
     assert "2 dead letters in " in shown.stdout
     assert "this was a dry run" in shown.stdout
-    told = json.loads(dibs("dlq", verb, "--dry-run", "--json").stdout)
+    told = json.loads(dibs("dlq", verb, "--all", "--dry-run", "--json").stdout)
     assert (told["matched"], told["dry_run"]) == (2, True)
+    assert sorted(listed(dibs)) == sorted(ids)
+
+
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+@pytest.mark.parametrize(
+    "arguments", [[], ["shop:app"], ["--limit", "1"], ["--error", ""]], ids=" ".join
+)
+def test_all_are_meant_only_where_it_is_said(
+    dibs: Run, broker: Broker, verb: str, arguments: list[str]
+) -> None:
+    """A list of ids that came out empty, as that of `$(cat ids)`, is no word for all of them."""
+    ids = die(broker, *messages(2))
+    shown = dibs("dlq", verb, *arguments, "--yes")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "which dead letters? Name ids or filters, or say `--all`" in shown.stderr
+    assert sorted(listed(dibs)) == sorted(ids)
+    assert dibs("dlq", verb, *arguments, "--all", "--yes").returncode == 0
+    assert len(listed(dibs)) == ("--limit" in arguments)
+
+
+@pytest.mark.parametrize("verb", ["redrive", "discard"])
+def test_what_a_limit_leaves_is_said_before_the_others_are_moved(
+    dibs: Run, broker: Broker, verb: str
+) -> None:
+    die(broker, *messages(4))
+    asked = dibs("dlq", verb, "--all", "--limit", "3")
+    assert asked.returncode == 2, "there is nobody to ask"
+    assert asked.stdout.endswith("\n... and more: the first 3 are meant; see --limit\n")
+    told = json.loads(dibs("dlq", verb, "--all", "--limit", "3", "--yes", "--json").stdout)
+    assert (told["matched"], told["more"]) == (3, True)
+    assert "and more" not in dibs("dlq", verb, "--all", "--limit", "1", "--dry-run").stdout
+    told = json.loads(dibs("dlq", verb, "--all", "--limit", "1", "--yes", "--json").stdout)
+    assert (told["matched"], told["more"]) == (1, False)
+
+
+def test_all_and_ids_contradict_each_other(dibs: Run, broker: Broker) -> None:
+    ids = die(broker, *messages(2))
+    shown = dibs("dlq", "discard", ids[0], "--all", "--yes")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "`--all` means every dead letter, not those of the ids" in shown.stderr
     assert sorted(listed(dibs)) == sorted(ids)
 
 
@@ -166,7 +212,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_moved(
     dibs: Run, broker: Broker, verb: str
 ) -> None:
     ids = die(broker, message())
-    shown = dibs("dlq", verb)
+    shown = dibs("dlq", verb, "--all")
     assert shown.returncode == 2
     assert "There is no terminal to ask at: say --yes. Nothing was changed" in shown.stderr
     assert listed(dibs) == ids
@@ -177,7 +223,7 @@ def test_at_a_terminal_it_asks(
     dibs: Run, broker: Broker, answer: Run, line: str, left: int
 ) -> None:
     die(broker, message())
-    asked = answer(line, "dlq", "discard", "--json")
+    asked = answer(line, "dlq", "discard", "--all", "--json")
     assert asked.returncode == left, asked.stderr
     assert "1 dead letter in " in asked.stderr
     assert "Remove 1 dead letter for good? [y/N]" in asked.stderr
@@ -187,7 +233,7 @@ def test_at_a_terminal_it_asks(
         assert json.loads(asked.stdout)["discarded"] == 1
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["redrive"], ["discard"]])
+@pytest.mark.parametrize("arguments", [["list"], ["redrive", "--all"], ["discard", "--all"]])
 def test_nothing_found_is_said_and_is_no_mistake(
     dibs: Run, broker: Broker, arguments: list[str]
 ) -> None:
@@ -206,8 +252,10 @@ def test_nothing_found_is_said_and_is_no_mistake(
         (["redrive", "--older", "2"], "--older '2' is not an age: write 90s, 15m, 2h"),
         (["discard", "--newer", "soon", "--yes"], "--newer 'soon' is not an age"),
         (["list", "--arg", "width"], "is not of the form name=value"),
+        (["discard", "--arg", "o.id=1", "--yes"], "--arg o.id: the name of an argument has no dot"),
         (["list", "--arg", "a=1", "--arg", "a=2"], "--arg a is given twice"),
         (["list", "--limit", "0"], "Invalid value for '--limit'"),
+        (["list", "shop"], "'shop' is neither a job's id nor an app, as in `photos:app`"),
         (["list", "one", "two"], "'one' is neither a job's id nor an app"),
         (["show", "0190-x"], "'0190-x' is neither a job's id nor an app"),
         (["show"], "Missing argument '[APP] ID'"),
@@ -230,6 +278,40 @@ def test_a_mistake_is_one_clear_line(
     assert listed(dibs) == ids
 
 
+@pytest.mark.parametrize("url", [(), ("--url", "sqlite:///dibs.db")], ids=["unnamed", "url"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["dlq", "list"], ["dlq", "show"], ["dlq", "redrive", "--yes"], ["dlq", "discard", "-y"]),
+        *(["jobs", "list"], ["jobs", "show"], ["queues", "list"], ["queues", "purge", "photos"]),
+        ["doctor"],
+    ],
+    ids=" ".join,
+)
+def test_a_word_that_is_neither_an_id_nor_an_app_is_refused(
+    dibs: Run, broker: Broker, command: list[str], url: tuple[str, ...]
+) -> None:
+    """As an id that was cut short: without it, all dead letters would be meant."""
+    ids = die(broker, message())
+    shown = dibs(*command, "01a226fe", *url)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "'01a226fe' is neither a job's id nor an app, as in `photos:app`" in shown.stderr
+    assert listed(dibs) == ids
+
+
+@pytest.mark.parametrize(
+    "command", [["dlq", "discard", "-y"], ["queues"], ["doctor"], ["migrate"]], ids=" ".join
+)
+def test_an_app_that_is_not_there_is_refused_beside_a_url_too(
+    dibs: Run, broker: Broker, command: list[str]
+) -> None:
+    ids = die(broker, message())
+    shown = dibs(*command, "nope:app", "--url", "sqlite:///dibs.db")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert "there is no module 'nope' here" in shown.stderr
+    assert listed(dibs) == ids
+
+
 def test_a_live_job_is_no_dead_letter_to_show(dibs: Run, broker: Broker) -> None:
     (live,) = publish(broker, message())
     shown = dibs("dlq", "show", str(UUID(bytes=live.id)))
@@ -245,14 +327,14 @@ def test_ten_thousand_dead_letters_stay_quick_and_bounded(
     for _ in range(count // 1_000):
         publish(broker, *messages(1_000, args=payload))
         gone = DeadLetter("max_attempts", ERROR)
-        broker.settle([Settlement(lease, gone) for lease in claim(broker, limit=1_000)])
+        broker.settle([Settlement(lease, gone) for lease in claim_all(broker)])
     assert len(listed(dibs)) == 100
     assert listed(dibs, "--arg", "data=y") == []
     measured = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    command = [sys.executable, "-m", "dibs", "dlq", "redrive", "--yes", "--json"]
+    command = [sys.executable, "-m", "dibs", "dlq", "redrive", "--all", "--yes", "--json"]
     shown = subprocess.run(
         [sys.executable, "-c", measured, *command],
         cwd=folder,

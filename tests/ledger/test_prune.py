@@ -1,5 +1,6 @@
 """Rows of effects that were done long ago are deleted, by a function and by a command."""
 
+import json
 import os
 import pty
 import sqlite3
@@ -129,6 +130,30 @@ def test_the_command_counts_asks_and_deletes(shop: Shop, tmp_path: Path) -> None
     assert shop.keys() == ["young"]
     assert dibs(tmp_path, "prune", where, "--older", "12h", "--yes").stdout == "deleted 1 row\n"
     assert shop.keys() == []
+
+
+@each_database
+def test_the_command_tells_a_program_in_json(shop: Shop, tmp_path: Path) -> None:
+    done(shop, old=30, older=400, young=29)
+
+    def told(asked: CompletedProcess[str]) -> dict[str, object]:
+        assert asked.returncode == 0, asked.stderr
+        return json.loads(asked.stdout)
+
+    command = ("prune", address(shop), "--json")
+    assert told(dibs(tmp_path, *command, "--dry-run")) == {
+        "matched": 2,
+        "deleted": 0,
+        "dry_run": True,
+    }
+    assert shop.keys() == ["old", "older", "young"]
+    assert told(answered("y", tmp_path, *command)) == {
+        "matched": 2,
+        "deleted": 2,
+        "dry_run": False,
+    }
+    assert shop.keys() == ["young"]
+    assert told(dibs(tmp_path, *command)) == {"matched": 0, "deleted": 0, "dry_run": False}
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def named_values(given: tuple[str, ...]) -> dict[str, msgspec.Raw]:
     """Return the values of `--arg` options, by name, as JSON.
 
     Raises:
-        OptionError: one is not of the form name=value, or a name is given twice.
+        OptionError: one is not of the form name=value, a name has a dot, or is given twice.
         ArgumentError: one is not UTF-8, or is nested too deeply.
     """
     values: dict[str, msgspec.Raw] = {}
@@ -27,6 +27,9 @@ def named_values(given: tuple[str, ...]) -> dict[str, msgspec.Raw]:
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise OptionError(f"--arg {text!r} is not of the form name=value")
+        if "." in name:
+            way = """give its whole value, as in --arg order='{"id": 7}'"""
+            raise OptionError(f"--arg {name}: the name of an argument has no dot: {way}")
         if name in values:
             raise OptionError(f"--arg {name} is given twice")
         values[name] = _json(name, value)

@@ -3,7 +3,7 @@
 Owns: the order of `--url`, the app's own, DIBS_URL and the default; and what is refused for a
 broker that only one process sees.
 Must never: make a queue file for somebody who only wants to look.
-Called by: `worker.py`, `enqueue.py`, `selecting.py`.
+Called by: `worker.py`, `enqueue.py`, `selecting.py`, `doctor.py`, `migrate.py`.
 """
 
 import os
@@ -58,15 +58,18 @@ def opened_to_look(url: str, *, named: bool) -> Broker:
 def url_of(app_path: str | None, url: str | None) -> str:
     """Return `url`, or that of the app, or what an app of no URL would use.
 
+    An app that is named is imported beside `url` too: one that is not there is a mistake.
+
     Raises:
         AppNotFound, AppImportFailed: as the import of the app says.
     """
+    if app_path is not None:
+        from dibs.loading import import_app
+
+        own = import_app(app_path).url
+        return own if url is None else url
     if url is not None:
         return url
-    if app_path is None:
-        from dibs.app import App
+    from dibs.app import App
 
-        return App().url
-    from dibs.loading import import_app
-
-    return import_app(app_path).url
+    return App().url

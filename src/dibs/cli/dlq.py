@@ -30,7 +30,7 @@ from dibs.cli.selecting import (
 )
 from dibs.cli.tables import aligned
 from dibs.cli.views import as_data, as_json, page, shown_id, when, why
-from dibs.errors import UserError
+from dibs.errors import OptionError, UserError
 from dibs.message import JobView
 from dibs.states import State
 from dibs.text import counted, one_line
@@ -44,11 +44,15 @@ KINDS_SHOWN = 10
 
 
 class Chosen(Struct, frozen=True):
-    """The dead letters that a command means, their kinds, and what was named and is none."""
+    """The dead letters that a command means, their kinds, and what was named and is none.
+
+    `more`: there are others like them, which the limit leaves where they are.
+    """
 
     ids: list[bytes]
     kinds: Counter[tuple[str, str]]
     missing: list[bytes]
+    more: bool
 
 
 class Report(Struct, frozen=True):
@@ -146,6 +150,12 @@ def acting_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="No more than so many, the newest.",
         ),
+        click.option(
+            "--all",
+            "everything",
+            is_flag=True,
+            help="Mean every dead letter: to be said where there are neither ids nor filters.",
+        ),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option("-y", "--yes", is_flag=True, help="Do not ask."),
         json_option,
@@ -162,11 +172,12 @@ def acting_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "dibs dlq redrive photos:app 0190a5d8-1c3e-7b7f-8000-3f1f5a6b7c8d",
         "dibs dlq redrive photos:app --task resize --error TimeoutError --dry-run",
         "dibs dlq redrive photos:app --queue photos --newer 2h --limit 10 --yes",
+        "dibs dlq redrive photos:app --all --limit 10",
     ),
 )
 @acting_options
 def redrive(**given: Any) -> int:
-    """Send dead letters back: those named by ID, or all that the filters let through.
+    """Send dead letters back: those named by ID, or that the filters let through, or all.
 
     Each is ready again under its id, with no failures, crashes or losses counted. One whose unique
     key a live job has by now stays where it is; the exit code is then 1.
@@ -184,7 +195,7 @@ def redrive(**given: Any) -> int:
 )
 @acting_options
 def discard(**given: Any) -> int:
-    """Remove dead letters for good: those named by ID, or all that the filters let through."""
+    """Remove dead letters for good: those named by ID, or that the filters let through, or all."""
     return _act("discarded", "Remove {} for good?", _discarded, **given)
 
 
@@ -195,6 +206,7 @@ def _act(
     *,
     words: tuple[str, ...],
     limit: int,
+    everything: bool,
     dry_run: bool,
     yes: bool,
     in_json: bool,
@@ -204,6 +216,7 @@ def _act(
     """Count, ask, move and report; return the exit code."""
     wanted = wanted_of(now(), **filters)
     with opened(words, url) as (broker, ids):
+        _check_said(ids, wanted, everything)
         inspector, where = broker.inspector(), place(broker)
         chosen = _chosen(inspector, ids, wanted, limit)
         matched = len(chosen.ids)
@@ -219,11 +232,23 @@ def _act(
     if in_json:
         refused = [{"id": shown_id(id), "holder": shown_id(by)} for id, by in report.refused]
         missing = [shown_id(id) for id in report.missing]
-        data = {"matched": matched, done: report.moved, "refused": refused, "missing": missing}
-        click.echo(as_json({**data, "dry_run": dry_run}))
+        data = {"matched": matched, "more": chosen.more, done: report.moved, "dry_run": dry_run}
+        click.echo(as_json({**data, "refused": refused, "missing": missing}))
     else:
         _tell(report, done, None if matched else _none(wanted, where), dry_run)
     return EXIT_NOT_ALL if report.refused or report.missing else 0
+
+
+def _check_said(ids: list[bytes], wanted: Wanted, everything: bool) -> None:
+    """Check that it is said which are meant: a list of ids that came out empty must not mean all.
+
+    Raises:
+        OptionError: there is nothing that says it, or two things that contradict each other.
+    """
+    if everything and ids:
+        raise OptionError("`--all` means every dead letter, not those of the ids: leave one out")
+    if not everything and not ids and wanted == Wanted():
+        raise OptionError("which dead letters? Name ids or filters, or say `--all`")
 
 
 def _tell(report: Report, done: str, none: str | None, dry_run: bool) -> None:
@@ -242,11 +267,14 @@ def _tell(report: Report, done: str, none: str | None, dry_run: bool) -> None:
 
 def _chosen(inspector: Inspector, ids: list[bytes], wanted: Wanted, limit: int) -> Chosen:
     """Find what is meant, and keep no more of it than its id and its kind."""
-    chosen = Chosen([], Counter(), [id for id in ids if _dead(inspector, id) is None])
-    for view in islice(_found(inspector, ids, wanted), limit):
-        chosen.ids.append(view.message.id)
-        chosen.kinds[view.message.task, view.reason or ""] += 1
-    return chosen
+    missing = [id for id in ids if _dead(inspector, id) is None]
+    found = _found(inspector, ids, wanted)
+    chosen: list[bytes] = []
+    kinds: Counter[tuple[str, str]] = Counter()
+    for view in islice(found, limit):
+        chosen.append(view.message.id)
+        kinds[view.message.task, view.reason or ""] += 1
+    return Chosen(chosen, kinds, missing, more=next(found, None) is not None)
 
 
 def _found(inspector: Inspector, ids: list[bytes], wanted: Wanted) -> Iterator[JobView]:
@@ -287,7 +315,10 @@ def _summary(chosen: Chosen, where: str) -> str:
     rows = [[f"  {count:,}", one_line(task), reason] for (task, reason), count in kinds]
     more = len(chosen.kinds) - len(kinds)
     lines = [f"{counted(len(chosen.ids), 'dead letter')} in {where}:\n", aligned(rows, {0})]
-    return "".join([*lines, f"and {counted(more, 'more kind')}\n" if more else ""])
+    lines.append(f"and {counted(more, 'more kind')}\n" if more else "")
+    if chosen.more:
+        lines.append(f"... and more: the first {len(chosen.ids):,} are meant; see --limit\n")
+    return "".join(lines)
 
 
 def _table(views: Sequence[JobView], now_ms: int) -> str:

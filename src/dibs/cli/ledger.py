@@ -17,7 +17,8 @@ import click
 from dibs.brokers.url import redact
 from dibs.cli.commands import Group, examples
 from dibs.cli.filters import age_ms
-from dibs.cli.selecting import agreed
+from dibs.cli.selecting import agreed, json_option
+from dibs.cli.views import as_json
 from dibs.errors import LedgerError
 from dibs.text import counted, duration
 
@@ -39,7 +40,7 @@ def command() -> None:
     epilog=examples(
         "dibs ledger prune sqlite:///shop.db --dry-run      how many rows there are",
         "dibs ledger prune shop.db --older 90d",
-        "dibs ledger prune postgresql://localhost/shop --yes",
+        "dibs ledger prune postgresql://localhost/shop --yes --json",
     ),
 )
 @click.argument("database")
@@ -52,7 +53,8 @@ def command() -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Count the rows, and delete nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def prune(database: str, older: str, dry_run: bool, yes: bool) -> int:
+@json_option
+def prune(database: str, older: str, dry_run: bool, yes: bool, in_json: bool) -> int:
     """Delete the old rows of `dibs_ledger` in DATABASE, a path or a URL.
 
     A job that comes back after its row is gone does its effect again: choose an age longer than any
@@ -62,16 +64,18 @@ def prune(database: str, older: str, dry_run: bool, yes: bool) -> int:
 
     seconds = (age_ms("--older", older) or 0) / 1_000
     with _opened(database) as connection:
-        count = ledger.prune(connection, seconds, dry_run=True)
+        count, deleted = ledger.prune(connection, seconds, dry_run=True), 0
         ago, where = duration(seconds), redact(database)
         found = f"{counted(count, 'row')} of effects done more than {ago} ago in {where}"
-        if dry_run or not count:
-            click.echo(found)
-            return 0
-        if not agreed(f"Delete {found}?", yes):
-            click.echo("nothing was changed", err=True)
-            return EXIT_NOT_DONE
-        click.echo(f"deleted {counted(ledger.prune(connection, seconds), 'row')}")
+        if count and not dry_run:
+            if not agreed(f"Delete {found}?", yes):
+                click.echo("nothing was changed", err=True)
+                return EXIT_NOT_DONE
+            deleted = ledger.prune(connection, seconds)
+    if in_json:
+        click.echo(as_json({"matched": count, "deleted": deleted, "dry_run": dry_run}))
+    else:
+        click.echo(found if dry_run or not count else f"deleted {counted(deleted, 'row')}")
     return 0
 
 

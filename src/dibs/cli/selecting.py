@@ -2,7 +2,7 @@
 
 Owns: the options that filter, how ids are told from the app, and that a search holds one page.
 Must never: change anything.
-Called by: `jobs.py`, `dlq.py`, `queues.py`.
+Called by: `jobs.py`, `dlq.py`, `queues.py`, `doctor.py`, `migrate.py`, `ledger.py`.
 """
 
 import contextlib
@@ -39,7 +39,9 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--queue", help="Only of this queue."),
         click.option("--task", help="Only of this task."),
         click.option(
-            "--error", metavar="TEXT", help="TEXT is in the reason, the error's type or message."
+            "--error",
+            metavar="TEXT",
+            help="TEXT is in the reason, the error's type or message, in the same case.",
         ),
         click.option("--older", metavar="AGE", help="Given up longer ago: 90s, 15m, 2h, 1d, 1w."),
         click.option("--newer", metavar="AGE", help="Given up since then."),
@@ -68,6 +70,8 @@ def wanted_of(
 ) -> Wanted:
     """Return what the filter options say, at `now_ms` of the wall clock.
 
+    An empty `--error`, as of a variable that is not set, lets all through, and so is no filter.
+
     Raises:
         OptionError, ArgumentError: one of them cannot be read.
     """
@@ -75,7 +79,7 @@ def wanted_of(
     return Wanted(
         queue=queue,
         task=task,
-        error=error,
+        error=error or None,
         until_ms=None if old is None else now_ms - old,
         after_ms=None if new is None else now_ms - new,
         arguments={name: _canonical(name, raw) for name, raw in named_values(args).items()},
@@ -93,18 +97,18 @@ def place_and_ids(words: Sequence[str], url: str | None) -> tuple[str, list[byte
     """Tell the app from the ids among `words`; return the broker's URL and the ids, once each.
 
     Raises:
-        OptionError: there is more than one that is no id, or the one is no app.
+        OptionError: one is neither an id nor of the form module:app, or there are two apps.
         AppNotFound, AppImportFailed: as the import of the app says.
     """
     ids = {word: found for word in words if (found := job_id(word)) is not None}
-    others = [word for word in words if word not in ids]
-    apps = [word for word in others if ":" in word]
+    apps = [word for word in words if word not in ids]
+    for word in apps:
+        # A shortened id that is passed over would leave a command without ids: all are meant then.
+        if ":" not in word:
+            raise OptionError(f"{word!r} is neither a job's id nor an app, as in `photos:app`")
     if len(apps) > 1:
         raise OptionError(f"{apps[0]!r} and {apps[1]!r} are two apps: name one")
-    for word in others:
-        if word not in apps and (len(others) > 1 or "-" in word):
-            raise OptionError(f"{word!r} is neither a job's id nor an app, as in `photos:app`")
-    return url_of(others[0] if others else None, url), list(dict.fromkeys(ids.values()))
+    return url_of(apps[0] if apps else None, url), list(dict.fromkeys(ids.values()))
 
 
 def is_named(words: Sequence[str], url: str | None) -> bool:

@@ -2,7 +2,7 @@
 
 Owns: that nothing of a job, whoever enqueued it, steers the terminal.
 Must never: print, or leave out of a page or of JSON what is known of a job.
-Called by: `jobs.py`, `dlq.py`.
+Called by: `jobs.py`, `dlq.py`, `ledger.py`.
 """
 
 import base64

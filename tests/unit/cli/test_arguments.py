@@ -6,7 +6,7 @@ import pytest
 
 from dibs.cli.arguments import named_values
 from dibs.cli.selecting import wanted_of
-from dibs.errors import ArgumentError
+from dibs.errors import ArgumentError, OptionError
 
 DEEP = 50_000
 
@@ -22,6 +22,12 @@ DEEP = 50_000
 )
 def test_a_value_is_json_where_it_reads_as_json(value: str, json: bytes) -> None:
     assert bytes(named_values((f"x={value}",))["x"]) == json
+
+
+def test_a_name_with_a_dot_is_no_argument_and_leads_into_none() -> None:
+    with pytest.raises(OptionError, match=r"--arg o\.id: .* has no dot: give its whole value"):
+        named_values(("o.id=1",))
+    assert bytes(named_values(("o=1.5",))["o"]) == b"1.5"
 
 
 @pytest.mark.parametrize("value", ["[" * DEEP, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP])
