@@ -77,7 +77,10 @@ class TaskUnknown(Struct, frozen=True, gc=False):
 
 
 class TaskSlow(Struct, frozen=True, gc=False):
-    """A run came near a limit; told once per task and limit. Set `option` to `advised_seconds`."""
+    """A run came near a limit. Set `option` to `advised_seconds`.
+
+    Told once per task and limit by a worker, however many runners it has.
+    """
 
     task: str
     option: str

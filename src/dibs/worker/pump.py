@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 from dibs.brokers.contract import Broker, Claim
 from dibs.errors import BrokerError
-from dibs.events import RunnerDied, TaskSlow, TaskUnknown
+from dibs.events import RunnerDied, TaskUnknown
 from dibs.message import Error, Lease, Outcome, Release, TaskInfo
 from dibs.policy import after_crash, before_run, is_suspect
 from dibs.runners.contract import Await, Done, Hello, ImportFailed, Slow, Start, Up
@@ -165,8 +165,8 @@ class Pump:
                 member.answered(count, took_ns / 1e9, now)
                 if acked:
                     member.moves()
-            case Slow(task, option, ran, limit):
-                self._observe(TaskSlow(task, option, ran, limit, math.ceil(2 * ran)))
+            case Slow():
+                self._upkeep.warn(frame)
             case Hello(_, tasks, _):
                 self._tasks.update({info.name: info for info in tasks})
                 self._claim_at = now
