@@ -183,6 +183,32 @@ def test_a_summary_every_ten_seconds_while_there_is_work_and_then_silence(screen
     assert len(screen.lines) == 3
 
 
+def test_a_worker_whose_jobs_only_run_says_so_every_ten_seconds(screen: Screen) -> None:
+    screen.tell(events.Holding(2))
+    for _ in range(25):
+        assert screen.tell.busy.is_set()
+        screen.clock.advance(1_000)
+        screen.tell.tick()
+    assert screen.lines == ["last 10 s: 0 done, 2 in flight"] * 2
+    screen.tell(events.Settled(done=1, held=1))
+    screen.tell(events.Holding(1))
+    screen.clock.advance(5_000)
+    screen.tell.tick()
+    assert screen.lines[2:] == ["last 10 s: 1 done, 1 in flight"]
+
+
+def test_a_worker_that_holds_nothing_any_more_is_silent_and_waits_for_nothing(
+    screen: Screen,
+) -> None:
+    screen.tell(events.Holding(1))
+    screen.clock.advance(9_000)
+    screen.tell(events.Holding(0))  # as when the lease was lost: there is nothing to settle
+    screen.clock.advance(1_000)
+    screen.tell.tick()
+    assert screen.lines == []
+    assert not screen.tell.busy.is_set()
+
+
 def test_the_last_line_sums_up_everything(screen: Screen) -> None:
     screen.tell(events.Settled(done=10))
     screen.clock.advance(4_000)

@@ -19,6 +19,7 @@ from dibs.errors import BrokerBusy, BrokerRefused, BrokerUnavailable
 from dibs.events import (
     BrokerBack,
     BrokerTrouble,
+    Holding,
     JobFailed,
     LeaseLost,
     RunnerCondemned,
@@ -60,6 +61,20 @@ def test_a_finished_job_is_gone_and_its_slot_is_filled_in_the_same_tick() -> Non
     stage.tick()
     assert stage.counts() == (0, 0, 4, 0)
     assert stage.settled().done == 1
+
+
+def test_how_many_jobs_are_held_is_told_when_it_has_changed() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(2))
+    stage.tick()
+    stage.runners[0].start()
+    stage.tick(5_000)
+    stage.runners[0].finish(0)
+    stage.tick()
+    stage.runners[0].finish(1)
+    stage.tick()
+    stage.tick(5_000)
+    assert stage.told(Holding) == [Holding(2), Holding(1), Holding(0)]
 
 
 def test_a_ring_alone_hands_out_and_what_runners_say_is_heard_by_the_next_tick() -> None:

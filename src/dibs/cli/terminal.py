@@ -1,7 +1,7 @@
 """The worker's terminal: an observer that tells a person what happens, and not one word more.
 
 Owns: the lines of a running worker: failures with their tracebacks, troubles, a summary every ten
-seconds while there is work; and that no storm of events becomes a flood of lines.
+seconds while jobs run or end; and that no storm of events becomes a flood of lines.
 Must never: print a line per job, let a task's text steer the terminal, or read a clock of its own.
 Called by: the pump, with every event, and `tick`, from a thread that runs only while there is work.
 """
@@ -68,10 +68,13 @@ class Terminal:
         with self._lock:
             now = self._clock.monotonic()
             self._look(now)
-            if isinstance(event, events.Settled):
-                self._count(event, now)
-            else:
-                self._tell(event, now)
+            match event:
+                case events.Settled():
+                    self._count(event, now)
+                case events.Holding(jobs):
+                    self._hold(jobs, now)
+                case _:
+                    self._tell(event, now)
 
     def tick(self) -> None:
         """Print what has become due."""
@@ -96,7 +99,15 @@ class Terminal:
     def _count(self, event: events.Settled, now: float) -> None:
         for name in COUNTED:
             self._total[name] += getattr(event, name)
-        self._held = event.held
+        self._begin(now)
+
+    def _hold(self, jobs: int, now: float) -> None:
+        self._held = jobs
+        if jobs:
+            self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        """Have a summary in ten seconds, unless one is due sooner."""
         if self._since is None:
             self._since = now
             self.busy.set()
@@ -107,14 +118,14 @@ class Terminal:
                 self._release(valve)
         if self._since is not None and now >= self._since + SUMMARY_SECONDS:
             self._summarise(now - self._since)
-            self._since = None
+            self._since = now if self._held else None
         if self._since is None and not any(v.held_back for v in self._valves.values()):
             self.busy.clear()
 
     def _summarise(self, seconds: float) -> None:
         new = {name: self._total[name] - self._told[name] for name in COUNTED}
         self._told = dict(self._total)
-        if any(new.values()):
+        if any(new.values()) or self._held:
             held = f", {self._held:,} in flight" if self._held else ""
             self._line(f"last {duration(seconds)}: {_summary(new, seconds)}{held}")
 
