@@ -9,7 +9,7 @@ import pytest
 
 from dibs import events
 from dibs.cli.lines import WAIT_SECONDS, Lines
-from dibs.cli.terminal import SHOWN_A_SECOND, Terminal
+from dibs.cli.terminal import MOST_KINDS, SHOWN_A_SECOND, Terminal
 from dibs.message import DeadLetter, Error, Lease, Message, Nack, Outcome
 from dibs.testing.clock import ManualClock
 from dibs.text import duration, one_line, printable
@@ -147,6 +147,37 @@ def test_a_storm_that_goes_on_is_counted_every_second(screen: Screen) -> None:
     assert [line for line in screen.lines if "not shown" in line] == [
         "not shown: 95 × resize failed with ValueError"
     ] * 2
+
+
+def test_a_storm_does_not_hide_the_first_failure_of_each_kind(screen: Screen) -> None:
+    kinds = [(task, name) for task in ("resize", "send") for name in ("KeyError", "ValueError")]
+    tasks = [(f"task_{number}", "OSError") for number in range(18)]
+    for task, name in 100 * [*kinds, *tasks]:
+        screen.tell(failed(Nack(100, ERROR), lease(task), Error(name, "bad", f"by {task}: {name}")))
+    for task, name in [*kinds, *tasks]:
+        assert screen.printed.count(f"    by {task}: {name}\n") == 1
+    assert len(screen.lines) == 22
+    screen.clock.advance(1_000)
+    screen.tell.tick()
+    assert screen.lines[-1].startswith("not shown: 99 × resize failed with KeyError, 99 × ")
+    assert screen.lines[-1].endswith(" and 17 kinds more")
+
+
+def test_each_second_shows_the_first_failure_of_a_kind_again(screen: Screen) -> None:
+    for _ in range(2):
+        for task in (*"abcdef", *"abcdef"):
+            screen.tell(failed(Nack(100, ERROR), lease(task)))
+        screen.clock.advance(1_000)
+    assert len([line for line in screen.lines if "failed (" in line]) == 12
+
+
+def test_not_even_a_storm_of_kinds_is_a_flood(screen: Screen) -> None:
+    for number in range(1_000):
+        screen.tell(failed(Nack(100, ERROR), lease(f"task_{number}")))
+    assert len(screen.lines) == MOST_KINDS
+    screen.clock.advance(1_000)
+    screen.tell.tick()
+    assert screen.lines[-1] == "not shown: 950 × others"
 
 
 def test_one_storm_does_not_hide_other_events(screen: Screen) -> None:

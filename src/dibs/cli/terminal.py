@@ -22,25 +22,34 @@ RATED_SECONDS = 0.1
 """Over a shorter time a rate says nothing."""
 
 SHOWN_A_SECOND = 5
-"""How many events of one kind are told in full in a second; the others are counted."""
+"""How many events of one type are told in full in a second, and the first of each kind; the others
+are counted."""
+
+MOST_KINDS = 50
+"""How many kinds are told apart in a second, so that not even a storm of kinds is a flood."""
 
 
 class Valve:
-    """Lets the first few of a second through, and counts the others by what they are."""
+    """Lets the first few of a second through, and the first of each kind; counts the others."""
 
     def __init__(self) -> None:
         self._second = -1.0
         self._shown = 0
+        self._kinds: set[str] = set()
         self.held_back: Counter[str] = Counter()
 
     def lets(self, what: str, now: float) -> bool:
         """Whether to tell one more event in full."""
         if now >= self._second + 1:
             self._second, self._shown = now, 0
+            self._kinds.clear()
+        is_first = what not in self._kinds and len(self._kinds) < MOST_KINDS
+        if is_first:
+            self._kinds.add(what)
         self._shown += 1
-        if self._shown <= SHOWN_A_SECOND:
+        if is_first or self._shown <= SHOWN_A_SECOND:
             return True
-        self.held_back[what] += 1
+        self.held_back[what if what in self._kinds else "others"] += 1
         return False
 
     def is_over(self, now: float) -> bool:
