@@ -25,6 +25,12 @@ class Settled(Struct, frozen=True, gc=False):
     held: int = 0
 
 
+class Holding(Struct, frozen=True, gc=False):
+    """`jobs` are in this worker now, running or about to; told after a tick that changed it."""
+
+    jobs: int
+
+
 class JobFailed(Struct, frozen=True, gc=False):
     """A run ended in an error; `outcome` says what became of the job."""
 
@@ -77,7 +83,10 @@ class TaskUnknown(Struct, frozen=True, gc=False):
 
 
 class TaskSlow(Struct, frozen=True, gc=False):
-    """A run came near a limit; told once per task and limit. Set `option` to `advised_seconds`."""
+    """A run came near a limit. Set `option` to `advised_seconds`.
+
+    Told once per task and limit by a worker, however many runners it has.
+    """
 
     task: str
     option: str
@@ -112,6 +121,7 @@ class Stopping(Struct, frozen=True, gc=False):
 
 Event = (
     Settled
+    | Holding
     | JobFailed
     | LeaseLost
     | AlreadyDone

@@ -1,12 +1,17 @@
 """`dibs` itself, `dibs enqueue` and `dibs queues`: what they print, and how they end."""
 
+import errno
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+
+from dibs.cli import main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 QUEUE_KEYS = ["name", "ready", "scheduled", "in_flight", "dead", "oldest_ready_seconds", "paused"]
@@ -153,3 +158,62 @@ def test_a_mistake_is_one_clear_line(
     assert "Traceback" not in shown.stderr
     assert not shown.stdout
     assert not (folder / "dibs.db").exists(), "nothing was stored"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["enqueue", "shop:app", "add", "--arg", "a=1"], ["queues", "--json"], ["--help"]],
+)
+def test_an_output_that_cannot_be_written_is_one_line_and_what_was_done_stays_done(
+    dibs: Run, folder: Path, environment: dict[str, str], arguments: list[str], unbuffered: str
+) -> None:
+    dibs("enqueue", "shop:app", "add", "--arg", "a=1")
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "dibs", *arguments],
+            cwd=folder,
+            env={**environment, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "dibs: the output cannot be written: No space left on device; what the command had done"
+        " by then stays done\n"
+    )
+    jobs = 2 if "enqueue" in arguments else 1
+    assert f'"ready":{jobs}' in dibs("queues", "--json").stdout
+
+
+def test_with_stdout_closed_nothing_is_begun(folder: Path, environment: dict[str, str]) -> None:
+    enqueue = f"exec {sys.executable} -m dibs enqueue shop:app add --arg a=1 >&-"
+    ended = subprocess.run(
+        ["sh", "-c", enqueue],
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("dibs: the output cannot be written: stdout is closed")
+    assert ended.stderr.count("\n") == 1
+    assert not (folder / "dibs.db").exists(), "nothing was stored"
+
+
+def test_an_error_of_the_system_that_is_not_of_the_output_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.delenv("DIBS_URL", raising=False)
+    monkeypatch.setattr(os, "getcwd", fail)
+    with pytest.raises(OSError, match="No space left"):
+        main(["queues"])

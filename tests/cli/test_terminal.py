@@ -9,7 +9,7 @@ import pytest
 
 from dibs import events
 from dibs.cli.lines import WAIT_SECONDS, Lines
-from dibs.cli.terminal import SHOWN_A_SECOND, Terminal
+from dibs.cli.terminal import MOST_KINDS, SHOWN_A_SECOND, Terminal
 from dibs.message import DeadLetter, Error, Lease, Message, Nack, Outcome
 from dibs.testing.clock import ManualClock
 from dibs.text import duration, one_line, printable
@@ -149,6 +149,37 @@ def test_a_storm_that_goes_on_is_counted_every_second(screen: Screen) -> None:
     ] * 2
 
 
+def test_a_storm_does_not_hide_the_first_failure_of_each_kind(screen: Screen) -> None:
+    kinds = [(task, name) for task in ("resize", "send") for name in ("KeyError", "ValueError")]
+    tasks = [(f"task_{number}", "OSError") for number in range(18)]
+    for task, name in 100 * [*kinds, *tasks]:
+        screen.tell(failed(Nack(100, ERROR), lease(task), Error(name, "bad", f"by {task}: {name}")))
+    for task, name in [*kinds, *tasks]:
+        assert screen.printed.count(f"    by {task}: {name}\n") == 1
+    assert len(screen.lines) == 22
+    screen.clock.advance(1_000)
+    screen.tell.tick()
+    assert screen.lines[-1].startswith("not shown: 99 × resize failed with KeyError, 99 × ")
+    assert screen.lines[-1].endswith(" and 17 kinds more")
+
+
+def test_each_second_shows_the_first_failure_of_a_kind_again(screen: Screen) -> None:
+    for _ in range(2):
+        for task in (*"abcdef", *"abcdef"):
+            screen.tell(failed(Nack(100, ERROR), lease(task)))
+        screen.clock.advance(1_000)
+    assert len([line for line in screen.lines if "failed (" in line]) == 12
+
+
+def test_not_even_a_storm_of_kinds_is_a_flood(screen: Screen) -> None:
+    for number in range(1_000):
+        screen.tell(failed(Nack(100, ERROR), lease(f"task_{number}")))
+    assert len(screen.lines) == MOST_KINDS
+    screen.clock.advance(1_000)
+    screen.tell.tick()
+    assert screen.lines[-1] == "not shown: 950 × others"
+
+
 def test_one_storm_does_not_hide_other_events(screen: Screen) -> None:
     for _ in range(50):
         screen.tell(events.LeaseLost(lease(), ran=False))
@@ -181,6 +212,32 @@ def test_a_summary_every_ten_seconds_while_there_is_work_and_then_silence(screen
     screen.clock.advance(100_000)
     screen.tell.tick()
     assert len(screen.lines) == 3
+
+
+def test_a_worker_whose_jobs_only_run_says_so_every_ten_seconds(screen: Screen) -> None:
+    screen.tell(events.Holding(2))
+    for _ in range(25):
+        assert screen.tell.busy.is_set()
+        screen.clock.advance(1_000)
+        screen.tell.tick()
+    assert screen.lines == ["last 10 s: 0 done, 2 in flight"] * 2
+    screen.tell(events.Settled(done=1, held=1))
+    screen.tell(events.Holding(1))
+    screen.clock.advance(5_000)
+    screen.tell.tick()
+    assert screen.lines[2:] == ["last 10 s: 1 done, 1 in flight"]
+
+
+def test_a_worker_that_holds_nothing_any_more_is_silent_and_waits_for_nothing(
+    screen: Screen,
+) -> None:
+    screen.tell(events.Holding(1))
+    screen.clock.advance(9_000)
+    screen.tell(events.Holding(0))  # as when the lease was lost: there is nothing to settle
+    screen.clock.advance(1_000)
+    screen.tell.tick()
+    assert screen.lines == []
+    assert not screen.tell.busy.is_set()
 
 
 def test_the_last_line_sums_up_everything(screen: Screen) -> None:

@@ -152,6 +152,21 @@ def test_a_queue_of_no_task_that_has_jobs_is_no_mistake(dibs: Run) -> None:
     assert "1 done" in shown
 
 
+@pytest.mark.parametrize(
+    ("dies", "how"), [("os._exit(3)", "exit code 3"), ("os.abort()", "signal SIGABRT")]
+)
+def test_an_app_whose_import_ends_the_process_is_named(
+    dibs: Run, folder: Path, dies: str, how: str
+) -> None:
+    (folder / "fatal.py").write_text(f"import os\n{dies}\n")
+    ended = dibs("worker", "fatal:app")
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"dibs: a runner process died while it imported fatal:app: {how}; see whether"
+        " `python -c 'import fatal'` dies of it too\n"
+    )
+
+
 def test_a_reader_that_is_gone_does_not_end_the_worker(
     dibs: Run, folder: Path, environment: dict[str, str]
 ) -> None:

@@ -31,6 +31,7 @@ LOGGED: list[tuple[events.Event, int, str]] = [
         logging.DEBUG,
         "settled: 1,204 done, 2 failed, 1 settled late; 1 job held here",
     ),
+    (events.Holding(1), logging.DEBUG, "1 job held here"),
     (
         events.JobFailed(lease(), ERROR, Nack(2_000, ERROR)),
         logging.ERROR,

@@ -19,15 +19,17 @@ from dibs.errors import BrokerBusy, BrokerRefused, BrokerUnavailable
 from dibs.events import (
     BrokerBack,
     BrokerTrouble,
+    Holding,
     JobFailed,
     LeaseLost,
     RunnerCondemned,
     RunnerDied,
     RunnerNotStarted,
+    TaskSlow,
     TaskUnknown,
 )
 from dibs.message import DeadLetter, Error, Nack, Release, Settlement, TaskInfo
-from dibs.runners.contract import Await, Start
+from dibs.runners.contract import Await, Slow, Start
 from dibs.testing.making import claim, message, messages, publish
 from dibs.worker.upkeep import STOP_GRACE_SECONDS
 from tests.worker.scripted import HEAVY, PLAIN, SILENT, ScriptedRunner, Stage
@@ -59,6 +61,20 @@ def test_a_finished_job_is_gone_and_its_slot_is_filled_in_the_same_tick() -> Non
     stage.tick()
     assert stage.counts() == (0, 0, 4, 0)
     assert stage.settled().done == 1
+
+
+def test_how_many_jobs_are_held_is_told_when_it_has_changed() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(2))
+    stage.tick()
+    stage.runners[0].start()
+    stage.tick(5_000)
+    stage.runners[0].finish(0)
+    stage.tick()
+    stage.runners[0].finish(1)
+    stage.tick()
+    stage.tick(5_000)
+    assert stage.told(Holding) == [Holding(2), Holding(1), Holding(0)]
 
 
 def test_a_ring_alone_hands_out_and_what_runners_say_is_heard_by_the_next_tick() -> None:
@@ -280,6 +296,33 @@ def test_the_timeout_counts_from_the_start_of_the_run() -> None:
     assert stage.runners[0].stops() == []
     stage.tick(1)
     assert len(stage.runners[0].stops()) == 1
+
+
+def test_a_task_near_a_limit_is_told_of_once_whichever_runners_say_so() -> None:
+    stage = Stage(slots=(4, 4))
+    near = Slow("resize", "timeout", 0.9, 1.0)
+    for runner in stage.runners:
+        runner.out.append(near)
+    stage.tick()
+    stage.runners[0].die()
+    stage.tick(1_000)
+    stage.runners[-1].out.append(near)
+    stage.tick()
+    assert stage.told(TaskSlow) == [TaskSlow("resize", "timeout", 0.9, 1.0, 2)]
+
+
+def test_a_task_is_told_of_for_each_of_its_limits() -> None:
+    stage = Stage()
+    said = [
+        Slow("resize", "timeout", 0.9, 1.0),
+        Slow("resize", "timeout", 1.8, 2.0),
+        Slow("resize", "visibility_timeout", 0.9, 1.0),
+        Slow("silent", "timeout", 0.9, 1.0),
+    ]
+    stage.runners[0].out += said
+    stage.tick()
+    told = [(slow.task, slow.option, slow.limit_seconds) for slow in stage.told(TaskSlow)]
+    assert told == [(slow.task, slow.option, slow.limit_seconds) for slow in said]
 
 
 def test_a_dead_runner_charges_what_it_ran_and_frees_what_it_had_queued() -> None:

@@ -5,7 +5,8 @@ Must never: import at the top what a command may not need: the start of a worker
 Called by: the `dibs` script, `__main__.py`.
 
 Exit codes: 0 done, or stopped in order; 1 stopped with jobs released late, a failed audit, or not
-all moved that was to be; 2 a user's mistake, or a broker that cannot be used; 130 interrupted.
+all moved that was to be; 2 a user's mistake, a broker that cannot be used, or an output that cannot
+be written; 130 interrupted.
 """
 
 import sys
@@ -17,6 +18,8 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    if sys.stdout is None:  # nothing is begun: the next file that is opened would become stdout
+        return _not_written("stdout is closed; `>/dev/null` throws it away")
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
@@ -24,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _stop_writing()
         return 0
+    except OSError as exc:
+        if not _is_of_output(exc):
+            raise
+        _stop_writing()
+        return _not_written(f"{exc.strerror}; what the command had done by then stays done")
 
 
 def _run(arguments: list[str]) -> int:
@@ -43,12 +51,33 @@ def _run(arguments: list[str]) -> int:
     except DibsError as exc:
         click.echo(f"dibs: {printable(str(exc))}", err=True)
         return EXIT_MISTAKE
-    sys.stdout.flush()
+    _flush()
     return code if isinstance(code, int) else 0
 
 
+def _flush() -> None:
+    sys.stdout.flush()
+
+
+def _is_of_output(exc: OSError) -> bool:
+    """Whether a write of our output raised it: all that a command prints goes through `echo`."""
+    import traceback
+
+    import click
+
+    *_, (frame, _) = traceback.walk_tb(exc.__traceback__)
+    return frame.f_code in (click.echo.__code__, _flush.__code__)
+
+
+def _not_written(why: str) -> int:
+    import click
+
+    click.echo(f"dibs: the output cannot be written: {why}", err=True)
+    return EXIT_MISTAKE
+
+
 def _stop_writing() -> None:
-    """Let the interpreter's last flush go nowhere: whoever read our output has seen enough."""
+    """Let the interpreter's last flush go nowhere: the output has no reader, or no room."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

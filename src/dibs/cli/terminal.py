@@ -1,7 +1,7 @@
 """The worker's terminal: an observer that tells a person what happens, and not one word more.
 
 Owns: the lines of a running worker: failures with their tracebacks, troubles, a summary every ten
-seconds while there is work; and that no storm of events becomes a flood of lines.
+seconds while jobs run or end; and that no storm of events becomes a flood of lines.
 Must never: print a line per job, let a task's text steer the terminal, or read a clock of its own.
 Called by: the pump, with every event, and `tick`, from a thread that runs only while there is work.
 """
@@ -22,25 +22,34 @@ RATED_SECONDS = 0.1
 """Over a shorter time a rate says nothing."""
 
 SHOWN_A_SECOND = 5
-"""How many events of one kind are told in full in a second; the others are counted."""
+"""How many events of one type are told in full in a second, and the first of each kind; the others
+are counted."""
+
+MOST_KINDS = 50
+"""How many kinds are told apart in a second, so that not even a storm of kinds is a flood."""
 
 
 class Valve:
-    """Lets the first few of a second through, and counts the others by what they are."""
+    """Lets the first few of a second through, and the first of each kind; counts the others."""
 
     def __init__(self) -> None:
         self._second = -1.0
         self._shown = 0
+        self._kinds: set[str] = set()
         self.held_back: Counter[str] = Counter()
 
     def lets(self, what: str, now: float) -> bool:
         """Whether to tell one more event in full."""
         if now >= self._second + 1:
             self._second, self._shown = now, 0
+            self._kinds.clear()
+        is_first = what not in self._kinds and len(self._kinds) < MOST_KINDS
+        if is_first:
+            self._kinds.add(what)
         self._shown += 1
-        if self._shown <= SHOWN_A_SECOND:
+        if is_first or self._shown <= SHOWN_A_SECOND:
             return True
-        self.held_back[what] += 1
+        self.held_back[what if what in self._kinds else "others"] += 1
         return False
 
     def is_over(self, now: float) -> bool:
@@ -68,10 +77,13 @@ class Terminal:
         with self._lock:
             now = self._clock.monotonic()
             self._look(now)
-            if isinstance(event, events.Settled):
-                self._count(event, now)
-            else:
-                self._tell(event, now)
+            match event:
+                case events.Settled():
+                    self._count(event, now)
+                case events.Holding(jobs):
+                    self._hold(jobs, now)
+                case _:
+                    self._tell(event, now)
 
     def tick(self) -> None:
         """Print what has become due."""
@@ -96,7 +108,15 @@ class Terminal:
     def _count(self, event: events.Settled, now: float) -> None:
         for name in COUNTED:
             self._total[name] += getattr(event, name)
-        self._held = event.held
+        self._begin(now)
+
+    def _hold(self, jobs: int, now: float) -> None:
+        self._held = jobs
+        if jobs:
+            self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        """Have a summary in ten seconds, unless one is due sooner."""
         if self._since is None:
             self._since = now
             self.busy.set()
@@ -107,14 +127,14 @@ class Terminal:
                 self._release(valve)
         if self._since is not None and now >= self._since + SUMMARY_SECONDS:
             self._summarise(now - self._since)
-            self._since = None
+            self._since = now if self._held else None
         if self._since is None and not any(v.held_back for v in self._valves.values()):
             self.busy.clear()
 
     def _summarise(self, seconds: float) -> None:
         new = {name: self._total[name] - self._told[name] for name in COUNTED}
         self._told = dict(self._total)
-        if any(new.values()):
+        if any(new.values()) or self._held:
             held = f", {self._held:,} in flight" if self._held else ""
             self._line(f"last {duration(seconds)}: {_summary(new, seconds)}{held}")
 

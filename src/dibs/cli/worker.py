@@ -143,7 +143,7 @@ def work(
         observers.append(terminal)
         try:
             with stops.starting():
-                hello = service.wait_for_app()
+                hello = service.wait_for_app(wish.app)
                 broker = (opens or opened)(hello.url)
                 cleaning.callback(broker.close)
         except (AppImportFailed, AppNotFound) as exc:

@@ -99,7 +99,7 @@ class Done(Struct, frozen=True, gc=False, array_like=True, tag="done"):
 
 
 class Slow(Struct, frozen=True, gc=False, array_like=True, tag="slow"):
-    """A run of `task` took `ran_seconds`, near the limit set by `option`; told once for each."""
+    """A run of `task` took `ran_seconds`, near the limit of `option`: each runner tells it once."""
 
     task: str
     option: str

@@ -159,7 +159,7 @@ def _unencodable(why: str) -> DeadLetter:
 
 
 class SlowTasks:
-    """Notices, once per task and limit, runs that came near it."""
+    """Notices runs that came near a limit, once per task and option; other runners do too."""
 
     def __init__(self, tell: Callable[[Slow], None]) -> None:
         self._tell = tell

@@ -12,6 +12,7 @@ from dibs.events import (
     BrokerBack,
     BrokerTrouble,
     Event,
+    Holding,
     JobFailed,
     LeaseLost,
     RunnerCondemned,
@@ -22,17 +23,20 @@ from dibs.events import (
     TaskSlow,
     TaskUnknown,
 )
+from dibs.text import counted
 from dibs.worker.sentences import counts_of, describe, traceback_of
 
 _logger = logging.getLogger("dibs")
 
 
 def log_event(event: Event) -> None:
-    """Log one event; settlements are counted elsewhere and told at DEBUG."""
+    """Log one event; settlements, and what is held, are counted elsewhere and told at DEBUG."""
     match event:
         case Settled():
             if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("%s", counts_of(event))
+        case Holding(jobs):
+            _logger.debug("%s held here", counted(jobs, "job"))
         case JobFailed():
             _logger.error("%s\n%s", describe(event), traceback_of(event).rstrip())
         case RunnerDied() | RunnerNotStarted() | RunnerCondemned():

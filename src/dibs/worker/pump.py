@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 from dibs.brokers.contract import Broker, Claim
 from dibs.errors import BrokerError
-from dibs.events import RunnerDied, TaskSlow, TaskUnknown
+from dibs.events import Holding, RunnerDied, TaskUnknown
 from dibs.message import Error, Lease, Outcome, Release, TaskInfo
 from dibs.policy import after_crash, before_run, is_suspect
 from dibs.runners.contract import Await, Done, Hello, ImportFailed, Slow, Start, Up
@@ -80,9 +80,9 @@ class Pump:
         """Id of the job that a crash met last begun: what crashes mostly does so at its start."""
         self._lacked: dict[str, float] = {}
         """The tasks that jobs came for and this worker lacks, and since when."""
-        self._claim_at = self._attend_at = 0.0
-        self._look_behind_at = 0.0
-        """When to claim again from a queue whose process jobs wait for a runner here."""
+        self._told_held = 0
+        self._claim_at = self._attend_at = self._look_behind_at = 0.0
+        """The last: when to claim again from a queue whose process jobs wait for a runner here."""
         self._stopping = self._drained = self._asks = False
 
     def tick(self, rung: bool, alone: bool = False) -> float | None:
@@ -107,6 +107,9 @@ class Pump:
         self._claim(now, rung)
         self._serve_waiting(now)
         self.settler.settle(now, len(self.leases))
+        if len(self.leases) != self._told_held:
+            self._told_held = len(self.leases)
+            self._observe(Holding(self._told_held))
         return self._next_tick(now)
 
     def listens(self) -> bool:
@@ -165,8 +168,8 @@ class Pump:
                 member.answered(count, took_ns / 1e9, now)
                 if acked:
                     member.moves()
-            case Slow(task, option, ran, limit):
-                self._observe(TaskSlow(task, option, ran, limit, math.ceil(2 * ran)))
+            case Slow():
+                self._upkeep.warn(frame)
             case Hello(_, tasks, _):
                 self._tasks.update({info.name: info for info in tasks})
                 self._claim_at = now

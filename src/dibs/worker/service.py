@@ -85,8 +85,8 @@ class Service:
         """Start the runners; they import the app while the caller does other things."""
         self._crew.start(self._clock.monotonic())
 
-    def wait_for_app(self) -> Hello:
-        """Return what the first runner says of the app.
+    def wait_for_app(self, path: str | None = None) -> Hello:
+        """Return what the first runner says of the app; `path` is what the runners import.
 
         Raises:
             AppImportFailed: the app cannot be imported; the text is the runner's.
@@ -102,7 +102,7 @@ class Service:
                 if isinstance(frame, ImportFailed):
                     raise AppImportFailed(frame.text)
             if dead:
-                raise WorkerError(f"a runner process died while it started: {dead[0][1]}")
+                raise _died_at_start(dead[0][1], path)
             if self._clock.monotonic() > deadline:
                 raise WorkerError(f"no runner process was ready within {_START_SECONDS:g} s")
             self._wait(self._runner_descriptors(), deadline)
@@ -284,6 +284,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _died_at_start(how: str, path: str | None) -> WorkerError:
+    if path is None:
+        return WorkerError(f"a runner process died while it started: {how}")
+    module = path.partition(":")[0]
+    return WorkerError(
+        f"a runner process died while it imported {path}: {how}; see whether"
+        f" `python -c 'import {module}'` dies of it too"
+    )
 
 
 def _check_capabilities(tasks: Sequence[TaskInfo], broker: Broker) -> None:

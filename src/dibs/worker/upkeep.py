@@ -1,6 +1,7 @@
 """Lease upkeep: renew what is held, end what runs too long, and tell jobs that lost their lease.
 
-Owns: the heartbeat of every lease (a third of its visibility timeout) and the timeout of every run.
+Owns: the heartbeat of every lease (a third of its visibility timeout), the timeout of every run,
+and that a task which comes near a limit is told of once, whichever runner it was in.
 Must never: depend on user code: it runs in the pump's process, whatever a task does to its own.
 Called by: the pump, in each tick.
 """
@@ -9,10 +10,10 @@ import math
 
 from dibs.brokers.contract import Broker, Lost, Unknown
 from dibs.errors import BrokerError, BrokerUnavailable
-from dibs.events import LeaseLost, RunnerCondemned
+from dibs.events import LeaseLost, RunnerCondemned, TaskSlow
 from dibs.message import Lease, Release, TaskInfo
 from dibs.policy import after_failure, timed_out
-from dibs.runners.contract import StopJob
+from dibs.runners.contract import Slow, StopJob
 from dibs.worker.crew import Crew
 from dibs.worker.leases import WAITING, Batch, Leases
 from dibs.worker.patience import Patience
@@ -25,6 +26,9 @@ TOGETHER_SECONDS = 0.1
 STOP_GRACE_SECONDS = 1.0
 """How long a run that was told of its timeout may take to end by itself, a third of its visibility
 timeout at most: its lease is renewed no more, and must still be held when the run is failed."""
+
+_MOST_SLOW = 1_000
+"""Of so many tasks and limits it is told: a limit can be another one for each job."""
 
 
 class Upkeep:
@@ -50,6 +54,18 @@ class Upkeep:
         self._observe = seams.observe
         self._uniform = seams.uniform
         self._clock = seams.clock
+        self._slow: set[tuple[str, str, float]] = set()
+        """The tasks that came near a limit, the option that sets it, and the limit."""
+
+    def warn(self, slow: Slow) -> None:
+        """Tell of a run that came near a limit, once for each task and limit."""
+        key = (slow.task, slow.option, slow.limit_seconds)
+        if key not in self._slow and len(self._slow) < _MOST_SLOW:
+            self._slow.add(key)
+            advised = math.ceil(2 * slow.ran_seconds)
+            self._observe(
+                TaskSlow(slow.task, slow.option, slow.ran_seconds, slow.limit_seconds, advised)
+            )
 
     def extend(self, now: float) -> None:
         """Renew what is due."""
