@@ -19,6 +19,7 @@ from dibs.testing.machine import BrokerMachine
 from dibs.wires.amqp import post
 from dibs.wires.amqp.address import address_of
 from dibs.wires.amqp.ladder import Ladder
+from tests.servers.missing import not_installed
 from tests.servers.rabbitmq import Server, programs, serving
 
 RUNGS_MS = (10,)
@@ -32,7 +33,7 @@ _servers: list[Server] = []
 def server() -> Iterator[Server]:
     binaries = programs()
     if binaries is None:
-        pytest.fail("RabbitMQ is not installed: apt install rabbitmq-server")
+        not_installed("RabbitMQ", "rabbitmq-server")
     with serving(binaries) as running, pytest.MonkeyPatch.context() as patch:
         patch.setattr(post, "WRITTEN_SECONDS", 0.0)  # nobody kills this server
         # The clock stands still, so a busy machine is no reason to give a connection up.

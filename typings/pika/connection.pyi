@@ -37,6 +37,7 @@ class Connection:
     bytes_received: int
     server_properties: dict[str, object] | None
     _body_max_length: int
+    _error: Exception | None
     def __init__(
         self,
         parameters: Parameters | None = ...,

@@ -60,6 +60,10 @@ def test_options_are_few() -> None:
         ("amqp://u:hunter2@broker:port/", "cannot be read"),
         ("amqp://u:[hunter2@broker/", "this amqp URL cannot be read"),
         ("amqp://u:hunter2\u2100@broker/", "this amqp URL cannot be read"),
+        ("amqp://u:12/hunter2@broker/", "with %23, %2F, %3F and %40"),
+        ("amqp://u:12#hunter2@broker/", "with %23, %2F, %3F and %40"),
+        ("amqp://u:12?prefix=hunter2@broker/", "with %23, %2F, %3F and %40"),
+        ("amqp://u:12?hunter2=a@broker/", "with %23, %2F, %3F and %40"),
     ],
 )
 def test_what_cannot_be_read_is_refused_without_the_password(url: str, said: str) -> None:

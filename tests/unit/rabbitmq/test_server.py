@@ -305,12 +305,33 @@ def stored(broker: Broker) -> bool:
 
 def test_nobody_listens_and_a_wrong_password_are_said_without_it(server: Server) -> None:
     clock = SystemClock()
-    for url in (f"amqp://u:hunter2@127.0.0.1:{server.port}/", "amqp://u:hunter2@127.0.0.1:1/"):
+    at = f"127.0.0.1:{server.port}"
+    for url, why in (
+        ("amqp://u:hunter2@127.0.0.1:1/", "Connection refused"),
+        (f"amqp://u:hunter2@{at}/", "ACCESS_REFUSED - Login was refused"),
+        (f"amqp://guest:hunter2@{at}/", "(403): check user and password"),
+        (f"amqp://guest:guest@{at}/hall", "NOT_ALLOWED - vhost hall not found (530): docs/"),
+    ):
         with pytest.raises(BrokerUnavailable) as caught:
             open_url(url, clock=clock, worker_id=os.urandom(16))
-        shown = str(caught.value) + repr(caught.value)
+        assert why in str(caught.value)
+        shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
         assert "hunter2" not in shown
         assert "127.0.0.1" in shown
+        assert "\n" not in str(caught.value)
+
+
+def test_whom_an_operator_cuts_off_is_told_the_reason_that_was_given(
+    server: Server, open_one: Open
+) -> None:
+    """In the middle of a call: between two, the next one connects again."""
+    broker = open_one()
+    server.control("close_all_connections", "closed for cleaning")
+    assert broker._press is not None
+    reason = r"CONNECTION_FORCED - closed for cleaning \(320\)$"
+    with pytest.raises(BrokerUnavailable, match=reason), broker._call():
+        broker._press.wait(lambda: False)
+    assert publish(broker, message())
 
 
 def test_pikas_own_settings_open_the_same_queues(url: str, open_one: Open) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from dibs.testing.making import message, publish
 from tests.servers.rabbitmq import Server
 from tests.unit.rabbitmq.test_server import bodies_of, channel_of, prefix_of
 from tests.worker.workers import LAUNCH, Started, until
+
+DOCS = Path(__file__).parents[3] / "docs/rabbitmq.md"
 
 APP = """
 import time
@@ -141,6 +145,50 @@ def test_rule_25_a_worker_outlives_the_servers_restart(stage: Stage, server: Ser
     stage.saw("done 2")
     assert time.monotonic() - back < 10
     assert worker.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("guest:hunter2@127.0.0.1:{}/", "ACCESS_REFUSED - .*: check user and password"),
+        ("guest:guest@127.0.0.1:{}/hall", "NOT_ALLOWED - vhost hall not found"),
+    ],
+)
+def test_a_worker_that_is_not_let_in_says_why_and_ends(
+    tmp_path: Path, server: Server, place: str, why: str
+) -> None:
+    """Whoever started it is there to mend that."""
+    url = f"amqp://{place.format(server.port)}"
+    text = APP.format(url=url, notes=str(tmp_path / "notes"))
+    (tmp_path / "shop.py").write_text(text, encoding="utf-8")
+    worker = Started(tmp_path, [sys.executable, "-m", "dibs", "worker", "shop:app"])
+    assert worker.end() == 2
+    assert worker.saw(rf"^dibs: .*{why}")
+    assert "hunter2" not in worker.text
+    assert "Traceback" not in worker.text
+
+
+def test_rule_25_a_worker_that_is_not_let_in_again_goes_on_trying(
+    tmp_path: Path, server: Server
+) -> None:
+    """Its user's password is changed while it runs; the user and its rights are of the docs."""
+    for command in re.findall(r"^\$ rabbitmqctl (.*)$", DOCS.read_text(), re.MULTILINE):
+        server.control(*shlex.split(command))
+    stage = Stage(tmp_path, f"amqp://dibs:secret@127.0.0.1:{server.port}/shop")
+    try:
+        worker = stage.worker()
+        stage.enqueue("works", 1)
+        stage.saw("done 1")
+        server.control("change_password", "dibs", "another")
+        server.control("close_all_connections", "-p", "shop", "password changed")
+        worker.line("the broker fails: .*(ACCESS_REFUSED|CONNECTION_FORCED - password changed)")
+        server.control("change_password", "dibs", "secret")
+        stage.enqueue("works", 2)
+        stage.saw("done 2")
+        assert worker.stop() == 0
+        assert "secret" not in worker.text
+    finally:
+        stage.close()
 
 
 REFUSED = """

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import AMQPError
 
 from dibs.alike import runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.rabbitmq.inspector import RabbitInspector
 from dibs.clock import Clock
-from dibs.errors import BrokerFull, BrokerRefused, BrokerUnavailable
+from dibs.errors import BrokerFull
 from dibs.message import Ack, DeadLetter, Lease, Message, Release, Result, Settlement
 from dibs.wires.amqp import letters
 from dibs.wires.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address
@@ -24,13 +24,13 @@ from dibs.wires.amqp.bell import Bell
 from dibs.wires.amqp.inbox import Inbox
 from dibs.wires.amqp.intake import Intake, Moment
 from dibs.wires.amqp.ladder import RUNGS_MS, Ladder
+from dibs.wires.amqp.meaning import meaning
 from dibs.wires.amqp.post import KEEPING, PERSISTENT, Post
 from dibs.wires.amqp.press import Fate, Press, Sheet
 from dibs.wires.amqp.wire import Blocked, Limit, TooLate, Wire
 
 _BATCH = 2_000
 _LOST = (AMQPError, TooLate, OSError)
-_ACCESS_REFUSED = 403
 _LONGEST_HEARTBEAT_SECONDS = 10
 _SHORTEST_HEARTBEAT_SECONDS = 3  # a pump may be silent for 5 s, which loses every lease at less
 _SHORTEST_CALL_SECONDS = 0.5
@@ -231,15 +231,8 @@ class RabbitBroker(contract.Broker):
         self._limit.restart()
         try:
             yield
-        except Blocked as full:
-            raise BrokerFull(f"{self.url} takes no messages: {full}") from full
-        except _LOST as lost:
-            if isinstance(lost, ChannelClosedByBroker) and lost.reply_code == _ACCESS_REFUSED:
-                raise BrokerRefused(
-                    f"{self.url}: the server lets this user not do that ({lost.reply_text}): give"
-                    " it the rights of docs/rabbitmq.md, Operations"
-                ) from lost
-            raise BrokerUnavailable(f"{self.url}: {str(lost) or type(lost).__name__}") from lost
+        except (*_LOST, Blocked) as lost:
+            raise meaning(lost, self.url) from lost
 
     def _declare(self, queues: Sequence[str]) -> None:
         new = [queue for queue in queues if queue not in self._declared]

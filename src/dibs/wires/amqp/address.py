@@ -8,7 +8,7 @@ Called by: `open_url` and `open_rabbitmq`.
 import re
 import ssl
 from copy import copy
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from msgspec import Struct
 from pika.connection import ConnectionParameters, Parameters, SSLOptions
@@ -16,6 +16,7 @@ from pika.credentials import PlainCredentials
 
 from dibs.errors import OptionError, UrlError
 from dibs.spelling import did_you_mean
+from dibs.wires.url import ESCAPED, split
 
 CONSUMER_TIMEOUT_SECONDS = 1_800
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -62,14 +63,15 @@ def address_of(url: str) -> Address:
         UrlError: it cannot be read, or has an option that there is not.
     """
     try:
-        parts = urlsplit(url)
+        parts = split(url)
         pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         options = dict(pairs)
         port = parts.port
         timeout = int(options.get("consumer_timeout", CONSUMER_TIMEOUT_SECONDS))
     except ValueError:
         scheme = url.partition("://")[0]
-        raise UrlError(f"this {scheme} URL cannot be read: the form is {_FORM}") from None
+        text = f"this {scheme} URL cannot be read: the form is {_FORM}, {ESCAPED}"
+        raise UrlError(text) from None
     for name in options:
         if name not in _OPTIONS:
             raise UrlError(f"no option `{name}` in {_FORM}{did_you_mean(name, _OPTIONS)}")

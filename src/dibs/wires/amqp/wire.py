@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from pika.connection import Connection, Parameters
-from pika.exceptions import StreamLostError
+from pika.exceptions import AMQPError, StreamLostError
 from pika.frame import decode_frame
 
 from dibs.wires.amqp.frames import Reader, Take, published
@@ -257,6 +257,8 @@ class Wire(Connection):
         self._on_stream_connected()
 
     def _adapter_disconnect_stream(self) -> None:
+        if isinstance(self._error, AMQPError):  # what the server said: pika itself tells it later
+            self.why = self.why or self._error
         self.end()
 
     def _adapter_emit_data(self, data: bytes) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from functools import partial
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from msgspec import Struct
 from redis import Redis
@@ -21,9 +21,9 @@ from redis.sentinel import SentinelConnectionPool
 
 from dibs.errors import OptionError, UrlError
 from dibs.spelling import did_you_mean
+from dibs.wires.url import ESCAPED, split
 
 FORM = "[user:password@]host[:port][/number of the database][?prefix=dibs]"
-ESCAPED = "with %23, %2F, %3F and %40 for a #, /, ? and @ in a name or password"
 PORT = 6379
 PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -73,9 +73,7 @@ def address_of(url: str, options: Mapping[str, str]) -> tuple[Address, dict[str,
     scheme, _, rest = url.partition("://")
     secure = scheme in ("rediss", "valkeys")
     try:
-        parts = urlsplit(url)
-        if "@" in rest.removeprefix(parts.netloc):
-            raise ValueError  # of a password that was not escaped, what follows a / ? or #
+        parts = split(url)
         place = (parts.hostname or "localhost", parts.port or PORT, int(parts.path[1:] or 0))
     except ValueError:
         shown = f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else url
