@@ -16,7 +16,7 @@ from dibs.cli.probe import QUEUE, probe
 from dibs.clock import SystemClock
 from dibs.message import Message, Release, Settlement
 from tests.conformance.wrong_brokers import PopDelete, UnfencedAck
-from tests.servers import postgres, redis
+from tests.servers import postgres, redis, sqs
 from tests.servers.missing import not_installed
 from tests.servers.ports import free_port
 
@@ -101,6 +101,21 @@ def test_a_place_without_a_queue_file_is_not_made_one(dibs: Run) -> None:
     done = dibs("doctor", "--url", "sqlite:///nowhere.db")
     assert done.returncode == 2
     assert "there is no queue file" in done.stderr
+
+
+def test_queues_in_sqs_are_tried_and_their_settings_are_read(dibs: Run) -> None:
+    with sqs.serving() as server:
+        done = dibs("doctor", "--json", "--url", server.url("doctor-"), **sqs.KEYS)
+        left = dibs("queues", "--json", "--url", server.url("doctor-"), **sqs.KEYS)
+    assert done.returncode == 0, done.stderr
+    findings = json.loads(done.stdout)["findings"]
+    probed = {one["what"]: one["verdict"] for one in findings if one["what"] in KEPT}
+    assert probed == dict.fromkeys(KEPT, "good")
+    (stale,) = (one["found"] for one in findings if one["what"] == "stale ack")
+    assert stale == "refused by dibs, which never sends it"
+    assert f"the redrive policy of {QUEUE}" in {one["what"] for one in findings}
+    (queue,) = json.loads(left.stdout)["queues"]
+    assert (queue["name"], queue["ready"], queue["in_flight"]) == (QUEUE, 0, 0)
 
 
 @contextmanager
