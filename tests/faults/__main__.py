@@ -37,7 +37,7 @@ def main() -> int:
         try:
             for key, found in done_to(there[name], keys, options.short):
                 broken += not found.good
-                rows.append(line(name, SCENARIOS[key].what, found))
+                rows.append(line(name, SCENARIOS[key].on(there[name]), found))
                 print("  ".join(rows[-1]), flush=True)
         except pytest.skip.Exception as missing:
             print(missing)

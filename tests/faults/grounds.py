@@ -33,7 +33,8 @@ class Ground(Struct, frozen=True):
     `lease_seconds` is the visibility timeout of the jobs. `dedupes`: an id is one message, so a
     job whose publish was tried again is still one (G2); where that is not so, it may run twice.
     `jobs` is how many are under way in the full run. `hidden_seconds` is how long what was granted
-    stays hidden if the grant did not arrive, where that is not the visibility timeout.
+    stays hidden if the grant did not arrive, where that is not the visibility timeout. `ends`: its
+    server keeps what it has when it is ended; one that does not is stopped for a while instead.
     """
 
     serving: Callable[[Path], AbstractContextManager[Server]]
@@ -45,6 +46,7 @@ class Ground(Struct, frozen=True):
     dedupes: bool = True
     jobs: int = 20_000
     hidden_seconds: float = 0.0
+    ends: bool = True
 
 
 def sqlite() -> Ground:
@@ -94,6 +96,7 @@ def sqs() -> Ground:
         dedupes=False,
         jobs=1_000,
         hidden_seconds=POLLED_SECONDS,
+        ends=False,
     )
 
 

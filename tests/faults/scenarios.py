@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from dibs.testing.proxy import Faults, LostReply
 from tests.faults.field import Field
+from tests.faults.grounds import AWAY_SECONDS, Ground
 
 
 class Size(Struct, frozen=True):
@@ -48,16 +49,25 @@ class Scenario(Struct, frozen=True):
     """A kind of harm, and whether it is done on the network, or to a server.
 
     `harm` returns how often it was done. `severs`: it may come between a publish and its confirm.
+    `unended` is what it is instead where the server cannot be ended.
     """
 
     what: str
     harm: Callable[[Field, Size], int]
     network: bool = True
     severs: bool = True
+    unended: str | None = None
+
+    def on(self, ground: Ground) -> str:
+        """Say what is done to a broker."""
+        return self.what if ground.ends or self.unended is None else self.unended
 
 
 def restart_server(field: Field, size: Size) -> int:
-    """End the server again and again, at once or in order, and start it anew."""
+    """End the server again and again, at once or in order, and start it anew.
+
+    One that cannot be ended is stopped, and goes on.
+    """
     restarts = 0
     while field.goes_on(size.restart_seconds, size.seconds):
         (field.server.stop if restarts % 2 else field.server.kill)()
@@ -122,7 +132,11 @@ def _suffer(field: Field, size: Size, faults: Faults) -> int:
 
 
 SCENARIOS = {
-    "restart": Scenario("server ended and started again", restart_server),
+    "restart": Scenario(
+        "server ended and started again",
+        restart_server,
+        unended=f"server stopped for {AWAY_SECONDS:g} s, and let go on",
+    ),
     "kill": Scenario("worker killed", kill_workers, network=False),
     "pause": Scenario(
         "worker stopped for three visibility timeouts", stop_worker, network=False, severs=False

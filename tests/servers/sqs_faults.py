@@ -21,7 +21,7 @@ LOST = "lost reply"
 OLD = "old answer"
 """The last answer to the same request is given again: counts of SQS are up to a minute old."""
 SILENT = "silent"
-"""No answer, and the connection stays open."""
+"""No answer, and the connection stays open. Any other word is the code of an error of SQS's."""
 
 
 class Front:
@@ -136,8 +136,9 @@ def _wrong(fault: str) -> tuple[int, bytes, str, int]:
         return 200, b"", kind, 0
     if fault == "cut":
         return 200, b'{"Messages": [{"Bo', kind, 500
-    text = b'{"__type":"com.amazonaws.sqs#ThrottlingException","message":"no"}'
-    return int(fault), text, kind, len(text)
+    status, code = (int(fault), "ThrottlingException") if fault.isdigit() else (403, fault)
+    text = b'{"__type":"com.amazonaws.sqs#%s","message":"no"}' % code.encode()
+    return status, text, kind, len(text)
 
 
 @contextmanager

@@ -64,6 +64,6 @@ def _facts(broker: Broker) -> Iterator[Finding]:
 
 def _report(where: str, findings: Sequence[Finding]) -> str:
     rows = [(MARKS[f.verdict], f.what, one_line(f.found)) for f in findings]
-    text = f"{where}, with a message through queue {QUEUE}:\n{aligned(rows)}"
+    text = f"{where}, tried through queue {QUEUE}:\n{aligned(rows)}"
     wrong = [finding for finding in findings if finding.advice]
     return text + "".join(f"{one.what}: {one_line(one.advice, 500)}\n" for one in wrong)

@@ -19,6 +19,7 @@ from dibs.brokers.contract import (
     Stored,
 )
 from dibs.clock import Clock
+from dibs.errors import BrokerRefused
 from dibs.message import Ack, Lease, Message, Outcome, Settlement
 
 QUEUE = "dibs-doctor"
@@ -33,10 +34,15 @@ STEP_SECONDS = 0.02
 def probe(first: Broker, second: Broker, clock: Clock) -> Iterator[Finding]:
     """Try the promises on two connections to one broker; yield what was found.
 
-    The probe is over at the first promise that is not kept: what comes after would say nothing.
+    The probe is over at the first promise that is not kept: what comes after would say nothing. It
+    is not made where the broker refuses the queue: then its settings say what to mend.
     """
-    for broker in (first, second):
-        broker.declare([QUEUE])
+    try:
+        for broker in (first, second):
+            broker.declare([QUEUE])
+    except BrokerRefused as refused:
+        yield Finding("probe", "not made: its queue is refused", "bad", str(refused))
+        return
     first.inspector().purge(QUEUE)
     yield from _Probe(first, second, clock).run()
 

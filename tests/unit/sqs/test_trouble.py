@@ -6,7 +6,7 @@ import time
 import pytest
 
 from dibs.brokers.contract import Applied, Broker, Gone, Held, Stale, Stored, Unknown
-from dibs.errors import BrokerError, BrokerUnavailable
+from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from dibs.message import Ack, DeadLetter, Lease, Nack, Settlement
 from dibs.testing.clock import ManualClock
 from dibs.testing.making import ERROR, claim_all, claim_one, message, messages, publish, settle
@@ -152,6 +152,43 @@ def test_a_publish_that_was_refused_as_a_whole_stored_nothing_and_says_so(
     with pytest.raises(BrokerUnavailable):
         broker.publish(messages(3))
     assert claim_all(broker) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "way"),
+    [
+        ("AccessDenied", "Permissions"),
+        ("InvalidClientTokenId", "AWS_PROFILE"),
+        ("UnrecognizedClientException", "AWS_PROFILE"),
+        ("SignatureDoesNotMatch", "the secret key"),
+        ("InvalidSignatureException", "the secret key"),
+        ("InvalidSecurity", "https"),
+    ],
+)
+def test_credentials_that_sqs_does_not_take_are_a_refusal_that_says_how_to_mend_it(
+    open_broker: Open, front: Front, code: str, way: str
+) -> None:
+    broker = open_broker(front.endpoint)
+    for action in ("GetQueueUrl", "SendMessageBatch", "ReceiveMessage"):
+        front.spoil(action, code)
+    with pytest.raises(BrokerRefused, match=f"{code} .403.: no: .*{way}"):
+        broker.declare(["photos"])
+    broker.declare(["photos"])
+    with pytest.raises(BrokerRefused, match=code):
+        broker.publish(messages(3))
+    with pytest.raises(BrokerRefused, match=code):
+        broker.claim(["photos"], 1)
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "ExpiredTokenException", "RequestExpired"])
+def test_credentials_that_expired_are_tried_again_as_boto3_renews_them(
+    open_broker: Open, front: Front, code: str
+) -> None:
+    broker = open_broker(front.endpoint)
+    front.spoil("GetQueueUrl", code)
+    with pytest.raises(BrokerUnavailable, match=code):
+        broker.declare(["photos"])
+    broker.declare(["photos"])
 
 
 @pytest.mark.parametrize("fault", ["500", "599", "garbage", "empty", "closed", "cut", LOST])

@@ -106,6 +106,24 @@ def shop(own_server: Server, tmp_path: Path) -> Iterator[Shop]:
     made.close()
 
 
+def test_a_worker_without_credentials_ends_with_2_and_says_where_they_are_looked_for(
+    own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that found none when it was made finds none later: waiting would not help."""
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    (tmp_path / "shop.py").write_text(SHOP.format(url=own_server.url()))
+    worker = Started(tmp_path, [sys.executable, "-m", "dibs", "worker", "shop:app"])
+    try:
+        assert worker.end() == 2
+        worker.line(r"NoCredentialsError: .*: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    finally:
+        worker.clear_away()
+
+
 def test_jobs_are_done_retried_delayed_and_given_up_on(shop: Shop) -> None:
     shop.app.enqueue_many(shop.add.bind(n) for n in range(40))
     shop.fail.enqueue(1)

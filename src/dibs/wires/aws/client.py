@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 READ_SECONDS = 3.5
 _PLACE = re.compile(r"sqs://([a-z0-9-]+)/([A-Za-z0-9_-]{1,14})")
 _UNSENT = (NotCalled, EndpointConnectionError, ConnectTimeoutError)
+_RIGHTS = "give it the rights of docs/sqs.md, Permissions"
+_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine"
+_SECRET = "the secret key is not that of the access key, or this machine's clock is wrong"
+_REFUSALS = {
+    **dict.fromkeys(("AccessDenied", "AccessDeniedException"), _RIGHTS),
+    **dict.fromkeys(("NoCredentialsError", "InvalidClientTokenId"), _KEYS),
+    "UnrecognizedClientException": _KEYS,
+    **dict.fromkeys(("SignatureDoesNotMatch", "InvalidSignatureException"), _SECRET),
+    "InvalidSecurity": "use an https endpoint",
+}
+"""What is refused until somebody mends it, and how. Credentials that expire are none of it: boto3
+renews them; but where a client finds none when it is made, it never does.
+"""
 
 
 class Address(Struct, frozen=True):
@@ -98,8 +111,9 @@ class Failure(Struct, frozen=True):
 
     def error(self, where: object) -> BrokerError:
         """Return what to raise."""
-        refused = self.code in ("AccessDenied", "AccessDeniedException", "InvalidClientTokenId")
-        return (BrokerRefused if refused else BrokerUnavailable)(f"{where}: {self.text}")
+        if (way := _REFUSALS.get(self.code)) is not None:
+            return BrokerRefused(f"{where}: {self.text}: {way}")
+        return BrokerUnavailable(f"{where}: {self.text}")
 
 
 def failure_of(error: Exception) -> Failure:
