@@ -385,6 +385,19 @@ def test_the_level_is_what_the_server_is_set_to(opened: Open) -> None:
         broker.close()
 
 
+def test_a_server_that_could_not_mend_a_torn_page_promises_no_survival_of_a_loss_of_power() -> None:
+    """Its log is on the disk, but holds no whole page to begin from."""
+    binaries = programs()
+    assert binaries
+    with serving(binaries, "fsync=on", "full_page_writes=off") as torn:
+        broker = open_url(torn.url("postgres"), clock=SystemClock(), worker_id=os.urandom(16))
+        assert broker.capabilities.durability == "D1"
+        assert "full_page_writes=off" in broker.capabilities.durability_note
+        found = {finding.what: finding.verdict for finding in broker.inspector().findings()}
+        assert found["full_page_writes"] == "note"
+        broker.close()
+
+
 @pytest.mark.parametrize(
     ("url", "word"),
     [
