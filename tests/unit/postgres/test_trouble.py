@@ -16,6 +16,7 @@ from psycopg import OperationalError
 from dibs.brokers.contract import Applied, Broker, Held, Stored, Unknown
 from dibs.brokers.postgres import open_url
 from dibs.brokers.url import redact
+from dibs.cli import main
 from dibs.clock import SystemClock
 from dibs.errors import (
     BrokerBusy,
@@ -368,6 +369,36 @@ def test_what_would_lose_jobs_is_refused(
         sql.execute("SET default_transaction_read_only = off")
         sql.execute("ALTER ROLE dibs RESET ALL")
         sql.execute("ALTER TABLE lease SET LOGGED")
+
+
+def test_where_nothing_can_be_stored_no_schema_is_made_and_that_is_refused(
+    sql: psycopg.Connection, url: str
+) -> None:
+    """By whoever is the first to open it, and by `dibs migrate`: the text says how to mend it."""
+    sql.execute("ALTER ROLE dibs SET default_transaction_read_only = on")
+    try:
+        with pytest.raises(BrokerRefused, match=r"SET default_transaction_read_only = off"):
+            open_url(url, clock=SystemClock(), worker_id=os.urandom(16))
+        assert main(["migrate", "--url", url]) == 2
+    finally:
+        sql.execute("SET default_transaction_read_only = off")
+        sql.execute("ALTER ROLE dibs RESET ALL")
+
+
+def test_a_standby_is_refused_with_and_without_a_schema() -> None:
+    """Whoever names one is told of the primary."""
+    binaries = programs()
+    assert binaries
+    with serving(binaries) as standby:
+        url = standby.url("postgres")
+        open_url(url, clock=SystemClock(), worker_id=os.urandom(16)).close()
+        standby.become_standby()
+        broker = open_url(url, clock=SystemClock(), worker_id=os.urandom(16))
+        with pytest.raises(BrokerRefused, match=r"is standby: .* name the primary"):
+            broker.declare(["photos"])
+        broker.close()
+        with pytest.raises(BrokerRefused, match=r"read-only transaction: .* name the primary"):
+            open_url(f"{url}&schema=other", clock=SystemClock(), worker_id=os.urandom(16))
 
 
 def test_the_level_is_what_the_server_is_set_to(opened: Open) -> None:
