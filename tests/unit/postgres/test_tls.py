@@ -4,6 +4,7 @@ import os
 import select
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,28 @@ def test_jobs_travel_over_tls_and_the_bell_rings(secure: tuple[int, Certificate]
     assert ids(claim(one)) == [published.id]
     for broker in (one, other):
         broker.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "found"),
+    [
+        ("verify-full", "TLS, the server verified"),
+        ("verify-ca", "TLS, the server not verified"),
+        (None, "TLS, the server not verified"),
+        ("disable", "not encrypted"),
+    ],
+)
+def test_doctor_says_whether_the_server_is_verified(
+    secure: tuple[int, Certificate], mode: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libpq does by default, too, or by its variables: it takes any certificate then."""
+    port, made = secure
+    url = url_of(port, made.path).replace("sslmode=verify-full&", "")
+    if mode:
+        monkeypatch.setenv("PGSSLMODE", mode)
+    with closing(open_url(url, clock=SystemClock(), worker_id=os.urandom(16))) as broker:
+        (way,) = [one for one in broker.inspector().findings() if one.what == "connection"]
+    assert (way.found, way.verdict) == (found, "good")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])

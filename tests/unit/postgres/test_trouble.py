@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import OperationalError
 
-from dibs.brokers.contract import Applied, Broker, Held, Stored, Unknown
+from dibs.brokers.contract import Applied, Broker, Finding, Held, Stored, Unknown
 from dibs.brokers.postgres import open_url
 from dibs.brokers.url import redact
 from dibs.cli import main
@@ -407,6 +407,7 @@ def test_the_level_is_what_the_server_is_set_to(opened: Open) -> None:
     assert broker.capabilities.durability == "D1"
     found = {finding.what: finding for finding in broker.inspector().findings()}
     assert found["fsync"].verdict == "note"
+    assert found["connection"] == Finding("connection", "not encrypted", "good"), "by a socket"
     binaries = programs()
     assert binaries
     with serving(binaries, "fsync=on") as durable:
