@@ -14,19 +14,15 @@ from dibs.clock import SystemClock
 from dibs.errors import BrokerUnavailable
 from dibs.testing.making import claim, ids, message, publish
 from tests.servers.certificate import Certificate, make_certificate
-from tests.servers.missing import not_installed
 from tests.servers.ports import free_port
-from tests.servers.postgres import programs, serving
+from tests.servers.postgres import serving
 
 SOON_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def secure() -> Iterator[tuple[int, Certificate]]:
+def secure(binaries: Path) -> Iterator[tuple[int, Certificate]]:
     """The port of a server, and its certificate, in a folder that the server's user may enter."""
-    binaries = programs()
-    if binaries is None:
-        not_installed("PostgreSQL", "postgresql")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="dibs-tls-") as folder:
         os.chmod(folder, 0o755)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -30,7 +31,7 @@ from dibs.message import Ack, Settlement
 from dibs.testing.conformance.waiting import rung
 from dibs.testing.making import claim, claim_all, claim_one, ids, message, messages, publish, settle
 from dibs.wires.libpq.dial import address, dial
-from tests.servers.postgres import Server, programs, serving
+from tests.servers.postgres import Server, serving
 from tests.unit.postgres.conftest import Open
 from tests.worker.workers import until
 
@@ -385,10 +386,8 @@ def test_where_nothing_can_be_stored_no_schema_is_made_and_that_is_refused(
         sql.execute("ALTER ROLE dibs RESET ALL")
 
 
-def test_a_standby_is_refused_with_and_without_a_schema() -> None:
+def test_a_standby_is_refused_with_and_without_a_schema(binaries: Path) -> None:
     """Whoever names one is told of the primary."""
-    binaries = programs()
-    assert binaries
     with serving(binaries) as standby:
         url = standby.url("postgres")
         open_url(url, clock=SystemClock(), worker_id=os.urandom(16)).close()
@@ -401,15 +400,13 @@ def test_a_standby_is_refused_with_and_without_a_schema() -> None:
             open_url(f"{url}&schema=other", clock=SystemClock(), worker_id=os.urandom(16))
 
 
-def test_the_level_is_what_the_server_is_set_to(opened: Open) -> None:
+def test_the_level_is_what_the_server_is_set_to(opened: Open, binaries: Path) -> None:
     """Without fsync nothing survives a loss of power, but the death of a process does no harm."""
     broker = opened()
     assert broker.capabilities.durability == "D1"
     found = {finding.what: finding for finding in broker.inspector().findings()}
     assert found["fsync"].verdict == "note"
     assert found["connection"] == Finding("connection", "not encrypted", "good"), "by a socket"
-    binaries = programs()
-    assert binaries
     with serving(binaries, "fsync=on") as durable:
         at = durable.url("postgres")
         broker = open_url(at, clock=SystemClock(), worker_id=os.urandom(16))
@@ -417,10 +414,10 @@ def test_the_level_is_what_the_server_is_set_to(opened: Open) -> None:
         broker.close()
 
 
-def test_a_server_that_could_not_mend_a_torn_page_promises_no_survival_of_a_loss_of_power() -> None:
+def test_a_server_that_could_not_mend_a_torn_page_promises_no_survival_of_a_loss_of_power(
+    binaries: Path,
+) -> None:
     """Its log is on the disk, but holds no whole page to begin from."""
-    binaries = programs()
-    assert binaries
     with serving(binaries, "fsync=on", "full_page_writes=off") as torn:
         broker = open_url(torn.url("postgres"), clock=SystemClock(), worker_id=os.urandom(16))
         assert broker.capabilities.durability == "D1"
