@@ -20,7 +20,7 @@ import psycopg
 
 from tests.worker.workers import SECONDS, until
 
-READY = b"database system is ready to accept connections"
+READY = b"database system is ready to accept"  # of a standby: "read-only connections"
 _names = count()
 
 
@@ -72,6 +72,12 @@ class Server:
         if process is not None:
             process.send_signal(how)
             process.wait(SECONDS)
+
+    def become_standby(self) -> None:
+        """Start it again as one: it waits for a primary's log, and is read only."""
+        self.stop()
+        (self.folder / "data/standby.signal").touch()
+        self.start()
 
     def pause(self, how: int = signal.SIGSTOP) -> None:
         """Stop all of its processes where they are, or let them go on (SIGCONT)."""

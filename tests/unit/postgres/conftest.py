@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,12 +19,18 @@ _numbers = count()
 Open = Callable[..., Broker]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A server that the tests of one file may stop."""
-    binaries = programs()
-    if binaries is None:
+@pytest.fixture(scope="session")
+def binaries() -> Path:
+    """The server's programs, for tests that start one of their own."""
+    found = programs()
+    if found is None:
         not_installed("PostgreSQL", "postgresql")
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(binaries: Path) -> Iterator[Server]:
+    """A server that the tests of one file may stop."""
     with serving(binaries) as running:
         yield running
 

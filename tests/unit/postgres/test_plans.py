@@ -1,16 +1,22 @@
 """What the server does for a claim: its plan is the same on tables that nobody ever analysed."""
 
+import os
 import re
 import time
+from contextlib import closing
 from itertools import count
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from dibs.alike import Alike
 from dibs.brokers.contract import Broker
+from dibs.brokers.postgres import open_url
+from dibs.clock import SystemClock
 from dibs.message import Ack, Message, Settlement
 from dibs.testing.making import claim, claim_all, message, messages, publish
+from tests.servers.postgres import serving
 from tests.unit.postgres.conftest import Open
 
 _numbers = count()
@@ -22,6 +28,19 @@ def fill(broker: Broker, how_many: int) -> None:
         size = min(5_000, how_many - start)
         ids = [next(_numbers).to_bytes(16) for _ in range(size)]
         broker.publish(Alike(Message(ids[0], "photos", "noop", b"{}"), ids, [b"{}"] * size))
+
+
+def lay_down(sql: psycopg.Connection, how_many: int) -> None:
+    """Store what publishing that many would, in a fraction of its time."""
+    sql.execute(
+        "INSERT INTO message(id, seq, due_ms, visibility_timeout_ms, timeout_ms, version, since_ms,"
+        " queue, max_attempts, max_crashes, max_lost, priority, task, args)"
+        " SELECT lpad(to_hex(n), 32, '0')::uuid, n, 0, 30000, 900000, 1, 0,"
+        " q.no, 5, 3, 10, 0, 'noop', '{}'"
+        " FROM queue q, generate_series(1, %s) n WHERE q.name = 'photos'",
+        (how_many,),
+    )
+    sql.execute("INSERT INTO ready SELECT queue, true, 9, seq, id FROM message")
 
 
 class Explained:
@@ -66,7 +85,35 @@ def test_a_claim_reads_what_it_grants_and_sorts_no_backlog(
     fill(broker, waiting)
     if analysed:
         sql.execute("ANALYZE message, ready, lease")
-    plan = explained.plan_of(CLAIM, "WITH found")
+    check_plan(explained.plan_of(CLAIM, "WITH found"))
+
+
+def test_at_a_million_waiting_on_tables_never_analysed_a_claim_reads_what_it_grants(
+    binaries: Path,
+) -> None:
+    """By a plan that was kept since they were empty, and by one that is made now.
+
+    On a server of its own, whose autovacuum cannot come and analyse them meanwhile.
+    """
+    with serving(binaries, "autovacuum=off", "max_wal_size=4GB") as server:
+        url = server.url("postgres")
+        with closing(open_url(url, clock=SystemClock(), worker_id=os.urandom(16))) as broker:
+            broker.declare(["photos"])
+        with (
+            psycopg.connect(f"{url}&options=-csearch_path%3Ddibs", autocommit=True) as early,
+            psycopg.connect(f"{url}&options=-csearch_path%3Ddibs", autocommit=True) as late,
+        ):
+            kept = Explained(early)
+            kept.plan_of(CLAIM, "WITH found")
+            lay_down(early, 1_000_000)
+            for explained in (kept, Explained(late)):
+                plan = explained.plan_of(CLAIM, "WITH found")
+                check_plan(plan)
+                assert "actual rows=100 " in plan, plan
+
+
+def check_plan(plan: str) -> None:
+    """See that it is one range of the index of `ready`, and what that finds."""
     nodes = [
         line for line in plan.splitlines() if "Scan" in line or "Join" in line or "Loop" in line
     ]

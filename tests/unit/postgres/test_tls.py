@@ -4,6 +4,7 @@ import os
 import select
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,15 @@ from dibs.clock import SystemClock
 from dibs.errors import BrokerUnavailable
 from dibs.testing.making import claim, ids, message, publish
 from tests.servers.certificate import Certificate, make_certificate
-from tests.servers.missing import not_installed
 from tests.servers.ports import free_port
-from tests.servers.postgres import programs, serving
+from tests.servers.postgres import serving
 
 SOON_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def secure() -> Iterator[tuple[int, Certificate]]:
+def secure(binaries: Path) -> Iterator[tuple[int, Certificate]]:
     """The port of a server, and its certificate, in a folder that the server's user may enter."""
-    binaries = programs()
-    if binaries is None:
-        not_installed("PostgreSQL", "postgresql")
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="dibs-tls-") as folder:
         os.chmod(folder, 0o755)
@@ -53,6 +50,28 @@ def test_jobs_travel_over_tls_and_the_bell_rings(secure: tuple[int, Certificate]
     assert ids(claim(one)) == [published.id]
     for broker in (one, other):
         broker.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "found"),
+    [
+        ("verify-full", "TLS, the server verified"),
+        ("verify-ca", "TLS, the server not verified"),
+        (None, "TLS, the server not verified"),
+        ("disable", "not encrypted"),
+    ],
+)
+def test_doctor_says_whether_the_server_is_verified(
+    secure: tuple[int, Certificate], mode: str | None, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libpq does by default, too, or by its variables: it takes any certificate then."""
+    port, made = secure
+    url = url_of(port, made.path).replace("sslmode=verify-full&", "")
+    if mode:
+        monkeypatch.setenv("PGSSLMODE", mode)
+    with closing(open_url(url, clock=SystemClock(), worker_id=os.urandom(16))) as broker:
+        (way,) = [one for one in broker.inspector().findings() if one.what == "connection"]
+    assert (way.found, way.verdict) == (found, "good")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])

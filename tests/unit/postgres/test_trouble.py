@@ -8,14 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import OperationalError
 
-from dibs.brokers.contract import Applied, Broker, Held, Stored, Unknown
+from dibs.brokers.contract import Applied, Broker, Finding, Held, Stored, Unknown
 from dibs.brokers.postgres import open_url
 from dibs.brokers.url import redact
+from dibs.cli import main
 from dibs.clock import SystemClock
 from dibs.errors import (
     BrokerBusy,
@@ -29,7 +31,7 @@ from dibs.message import Ack, Settlement
 from dibs.testing.conformance.waiting import rung
 from dibs.testing.making import claim, claim_all, claim_one, ids, message, messages, publish, settle
 from dibs.wires.libpq.dial import address, dial
-from tests.servers.postgres import Server, programs, serving
+from tests.servers.postgres import Server, serving
 from tests.unit.postgres.conftest import Open
 from tests.worker.workers import until
 
@@ -370,18 +372,58 @@ def test_what_would_lose_jobs_is_refused(
         sql.execute("ALTER TABLE lease SET LOGGED")
 
 
-def test_the_level_is_what_the_server_is_set_to(opened: Open) -> None:
+def test_where_nothing_can_be_stored_no_schema_is_made_and_that_is_refused(
+    sql: psycopg.Connection, url: str
+) -> None:
+    """By whoever is the first to open it, and by `dibs migrate`: the text says how to mend it."""
+    sql.execute("ALTER ROLE dibs SET default_transaction_read_only = on")
+    try:
+        with pytest.raises(BrokerRefused, match=r"SET default_transaction_read_only = off"):
+            open_url(url, clock=SystemClock(), worker_id=os.urandom(16))
+        assert main(["migrate", "--url", url]) == 2
+    finally:
+        sql.execute("SET default_transaction_read_only = off")
+        sql.execute("ALTER ROLE dibs RESET ALL")
+
+
+def test_a_standby_is_refused_with_and_without_a_schema(binaries: Path) -> None:
+    """Whoever names one is told of the primary."""
+    with serving(binaries) as standby:
+        url = standby.url("postgres")
+        open_url(url, clock=SystemClock(), worker_id=os.urandom(16)).close()
+        standby.become_standby()
+        broker = open_url(url, clock=SystemClock(), worker_id=os.urandom(16))
+        with pytest.raises(BrokerRefused, match=r"is standby: .* name the primary"):
+            broker.declare(["photos"])
+        broker.close()
+        with pytest.raises(BrokerRefused, match=r"read-only transaction: .* name the primary"):
+            open_url(f"{url}&schema=other", clock=SystemClock(), worker_id=os.urandom(16))
+
+
+def test_the_level_is_what_the_server_is_set_to(opened: Open, binaries: Path) -> None:
     """Without fsync nothing survives a loss of power, but the death of a process does no harm."""
     broker = opened()
     assert broker.capabilities.durability == "D1"
     found = {finding.what: finding for finding in broker.inspector().findings()}
     assert found["fsync"].verdict == "note"
-    binaries = programs()
-    assert binaries
+    assert found["connection"] == Finding("connection", "not encrypted", "good"), "by a socket"
     with serving(binaries, "fsync=on") as durable:
         at = durable.url("postgres")
         broker = open_url(at, clock=SystemClock(), worker_id=os.urandom(16))
         assert broker.capabilities.durability == "D2"
+        broker.close()
+
+
+def test_a_server_that_could_not_mend_a_torn_page_promises_no_survival_of_a_loss_of_power(
+    binaries: Path,
+) -> None:
+    """Its log is on the disk, but holds no whole page to begin from."""
+    with serving(binaries, "fsync=on", "full_page_writes=off") as torn:
+        broker = open_url(torn.url("postgres"), clock=SystemClock(), worker_id=os.urandom(16))
+        assert broker.capabilities.durability == "D1"
+        assert "full_page_writes=off" in broker.capabilities.durability_note
+        found = {finding.what: finding.verdict for finding in broker.inspector().findings()}
+        assert found["full_page_writes"] == "note"
         broker.close()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dibs.brokers.contract import Finding
 from dibs.brokers.rabbitmq import open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerUnavailable
@@ -35,6 +36,7 @@ def test_jobs_travel_over_tls_and_the_bell_rings(
     one, other = (open_url(url, clock=SystemClock(), worker_id=os.urandom(16)) for _ in range(2))
     assert one.url.startswith("amqps://")
     one.declare(["photos"])
+    assert Finding("connection", "TLS, the server verified", "good") in one.inspector().findings()
     one.bell()
     assert claim(one, limit=100) == []
     published = publish(other, message(args=os.urandom(300_000)), *messages(50))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from dibs.brokers.contract import Broker
 from dibs.brokers.redis import open_redis, open_url
 from dibs.brokers.url import open_broker
 from dibs.clock import SystemClock
@@ -223,6 +224,22 @@ def test_a_ready_made_client_is_used_for_its_address_alone(
     client.close()
 
 
+def connection_of(broker: Broker) -> str:
+    (found,) = [one for one in broker.inspector().findings() if one.what == "connection"]
+    assert found.verdict == "good", "it does not leave this machine"
+    return found.found
+
+
+def test_doctor_says_that_a_connection_is_not_encrypted(tmp_path: Path, opener: Open) -> None:
+    """Over a network and through a socket in the file system."""
+    with serving("--unixsocket", str(tmp_path / "socket")) as server:
+        assert connection_of(opener(server.url())) == "not encrypted"
+        client = Redis(unix_socket_path=str(tmp_path / "socket"))
+        broker = open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+        assert connection_of(broker) == "not encrypted"
+        broker.close()
+
+
 def test_tls_is_verified(tmp_path: Path) -> None:
     """The certificate must be one that the machine trusts, and name the host."""
     made = make_certificate(tmp_path)
@@ -242,6 +259,7 @@ def test_tls_is_verified(tmp_path: Path) -> None:
                     open_redis(client, clock=SystemClock(), worker_id=b"1")
                 continue
             broker = open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+            assert connection_of(broker) == "TLS, the server verified"
             descriptor = broker.bell()
             assert claim(broker) == []
             publish(broker, message())

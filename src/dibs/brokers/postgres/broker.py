@@ -46,7 +46,7 @@ class PostgresBroker(contract.Broker):
     """Queues in one schema of a database, for processes anywhere."""
 
     capabilities = Capabilities(
-        "D2", "synchronous_commit=on, fsync=on", BATCH, 1 << 20,
+        "D2", "synchronous_commit=on, fsync=on, full_page_writes=on", BATCH, 1 << 20,
         takes_ahead=True, transactional_publish=True,
     )  # fmt: skip
 

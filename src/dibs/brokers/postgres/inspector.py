@@ -11,6 +11,7 @@ from typing import Any
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import GONE, REDRIVEN, Answered, Duplicate, Finding, Page
+from dibs.brokers.privacy import connection
 from dibs.errors import BrokerRefused
 from dibs.message import Attempt, Error, JobView, Lease, Message, QueueCounts, Result
 from dibs.states import State
@@ -59,8 +60,9 @@ class PostgresInspector(contract.Inspector):
                 )
 
     def findings(self) -> list[Finding]:
-        """Look at what the server is set to."""
-        return [Finding(*row) for row in self._session.call("findings")]
+        """Look at what the server is set to, and who can read along on the way to it."""
+        found = [Finding(*row) for row in self._session.call("findings")]
+        return [*found, connection(*self._session.way(), "use sslmode=verify-full")]
 
     def queues(self) -> list[QueueCounts]:
         """Count every queue, by name."""

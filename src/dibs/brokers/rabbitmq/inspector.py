@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from dibs.brokers import checks, contract
+from dibs.brokers.privacy import connection
 from dibs.errors import OptionError
 from dibs.message import JobView, QueueCounts
 from dibs.states import State
@@ -18,7 +19,6 @@ from dibs.wires.amqp.inbox import Inbox
 from dibs.wires.amqp.post import KEEPING, MARK, Post
 from dibs.wires.amqp.press import Press
 
-_NEAR = ("localhost", "127.0.0.1", "::1")
 _TAKES = (
     "this broker cannot show or move single jobs: AMQP can only take a message, not look at it;"
     " the server's own management page can"
@@ -56,18 +56,13 @@ class RabbitInspector(contract.Inspector):
         version = str(said.get("version", "unknown"))
         timeout = self._address.consumer_timeout
         node = str(said.get("cluster_name", "unknown"))
-        encrypted = self._address.parameters.ssl_options is not None
-        near = self._address.parameters.host in _NEAR
+        parameters = self._address.parameters
+        verified = None if parameters.ssl_options is None else True
         return [
             contract.Finding("RabbitMQ", version, "good"),
             contract.Finding("cluster", node, "good"),
             contract.Finding("queues", "quorum, confirmed, rejecting what is over a limit", "good"),
-            contract.Finding(
-                "connection",
-                "TLS, the server verified" if encrypted else "not encrypted",
-                "good" if encrypted or near else "note",
-                "" if encrypted or near else "use amqps:// where others can read along",
-            ),
+            connection(parameters.host, verified, "use amqps://"),
             contract.Finding(
                 "consumer_timeout",
                 f"{timeout:,} s, as the URL says" if timeout else "none, as the URL says",

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from dibs.brokers.capabilities import Durability
 from dibs.brokers.contract import Finding
+from dibs.brokers.privacy import connection
 from dibs.errors import BrokerError
 from dibs.wires.resp.link import Link
 
@@ -33,6 +34,7 @@ class Settings(Struct, frozen=True):
     role: str
     cluster: bool
     guarded: bool
+    connection: Finding
 
 
 def settings_of(link: Link) -> Settings:
@@ -53,6 +55,7 @@ def settings_of(link: Link) -> Settings:
         role=info.get("role", ""),
         cluster=info.get("cluster_enabled") == "1",
         guarded=any(command[0] == "AUTH" for command in link.address.greeting()),
+        connection=connection(*link.way(), "use rediss://"),
     )
 
 
@@ -79,6 +82,7 @@ def findings(found: Settings) -> list[Finding]:
         _judged("maxmemory-policy", policy, policy == "noeviction", EVICTS),
         Finding("appendfsync", found.fsync, "good" if always else "note", "" if always else SYNC),
         Finding("password", "given", "good") if found.guarded else OPEN,
+        found.connection,
     ]
 
 

@@ -17,6 +17,14 @@ from dibs.wires.libpq.session import Failed, meaning
 Step = Path
 """A file `NNNN_name.sql`; the number of the last one is the version of the schema."""
 
+_ADVICE = {
+    "42501": "a role that may create a schema must run `dibs migrate` first",
+    "25006": "nothing can be stored; if it is a standby, name the primary, or all hosts and"
+    " target_session_attrs=read-write; if not, ALTER ROLE name SET default_transaction_read_only"
+    " = off",
+}
+"""How to mend it, by the SQLSTATE with which no schema can be made."""
+
 
 def migrate(
     connection: Connection[Any],
@@ -34,7 +42,7 @@ def migrate(
 
     Raises:
         SchemaTooNew: a newer dibs made it.
-        BrokerRefused: this role may not, or an old one is to be left.
+        BrokerRefused: this role may not, nothing can be stored, or an old one is to be left.
         BrokerUnavailable: the server went away, or somebody else is at it for too long.
     """
     try:
@@ -49,10 +57,8 @@ def migrate(
                 _run(connection, schema, found, steps)
     except Error as error:
         failed = Failed(error.sqlstate or "08006", str(error).partition("\n")[0])
-        if failed.state == "42501":
-            raise BrokerRefused(
-                f"{shown}: {failed}: a role that may create a schema must run `dibs migrate` first"
-            ) from error
+        if advice := _ADVICE.get(failed.state):
+            raise BrokerRefused(f"{shown}: {failed}: {advice}") from error
         raise meaning(failed, shown) from error
     if found > len(steps):
         raise SchemaTooNew(

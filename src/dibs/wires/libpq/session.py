@@ -142,6 +142,17 @@ class Session:
         """Return the descriptor of the connection, which is opened if need be."""
         return self._opened().socket
 
+    def way(self) -> tuple[str, bool | None]:
+        """Return the server's address, and whether TLS verifies it (None: no TLS).
+
+        The address is "" for a socket in the file system. Raises as `run` does.
+        """
+        self._deadline = self.limit.until()
+        connection = self._opened()
+        modes = [option.val for option in connection.info if option.keyword == b"sslmode"]
+        verified = modes == [b"verify-full"] if connection.ssl_in_use else None
+        return connection.hostaddr.decode(), verified
+
     def notified(self) -> list[bytes] | None:
         """Return what notifications have come, without waiting; None if there is no connection."""
         if self._held is None:

@@ -121,6 +121,15 @@ class Link:
         assert isinstance(found, socket.socket)
         return found
 
+    def way(self) -> tuple[str, bool | None]:
+        """Return the host that the last call reached, and whether TLS verified it (None: no TLS).
+
+        The host is "" for a socket in the file system.
+        """
+        stream = self.socket()
+        verified = stream.context.check_hostname if isinstance(stream, ssl.SSLSocket) else None
+        return getattr(self._connection, "host", None) or "", verified
+
     def pushes(self) -> Iterator[Any]:
         """Yield what the server has sent by itself so far, on a socket that does not block.
 

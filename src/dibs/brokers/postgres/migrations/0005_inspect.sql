@@ -261,16 +261,18 @@ BEGIN
   UPDATE queue q SET paused = stop WHERE q.name = pause.name;
 END $$;
 
--- about: which schema this is, whose store, and how durable what it holds: a server that answers before
--- its log is on the disk may lose what it confirmed when one of its processes dies.
+-- about: which schema this is, whose store, and how durable what it holds. A server that answers before
+-- its log is on the disk may lose what it confirmed when one of its processes dies. Without fsync, or
+-- without whole pages in the log, a loss of power can leave pages that nothing mends.
 CREATE FUNCTION about() RETURNS TABLE(version integer, store uuid, level text, note text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
   SELECT (SELECT max(m.version) FROM migration m), (SELECT m.store FROM meta m),
     CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'D0'
-      WHEN current_setting('fsync') = 'off' THEN 'D1' ELSE 'D2' END,
-    format('PostgreSQL, synchronous_commit=%s, fsync=%s',
-      current_setting('synchronous_commit'), current_setting('fsync'))
+      WHEN 'off' IN (current_setting('fsync'), current_setting('full_page_writes')) THEN 'D1'
+      ELSE 'D2' END,
+    format('PostgreSQL, synchronous_commit=%s, fsync=%s, full_page_writes=%s',
+      current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'))
 $$;
 
 -- findings: what the server is set to, whether that is 'good', worth a 'note' or 'bad', and how to mend it.
