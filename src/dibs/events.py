@@ -14,7 +14,7 @@ from dibs.message import Error, Lease, Outcome
 
 
 class Settled(Struct, frozen=True, gc=False):
-    """Settlements were applied: how many of each outcome. `held` jobs are still in this worker."""
+    """Settlements were applied: how many of each outcome."""
 
     done: int = 0
     failed: int = 0
@@ -22,7 +22,6 @@ class Settled(Struct, frozen=True, gc=False):
     dead: int = 0
     released: int = 0
     late: int = 0
-    held: int = 0
 
 
 class Holding(Struct, frozen=True, gc=False):

@@ -221,7 +221,7 @@ def test_a_worker_whose_jobs_only_run_says_so_every_ten_seconds(screen: Screen) 
         screen.clock.advance(1_000)
         screen.tell.tick()
     assert screen.lines == ["last 10 s: 0 done, 2 in flight"] * 2
-    screen.tell(events.Settled(done=1, held=1))
+    screen.tell(events.Settled(done=1))
     screen.tell(events.Holding(1))
     screen.clock.advance(5_000)
     screen.tell.tick()

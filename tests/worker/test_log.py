@@ -25,11 +25,11 @@ def lease() -> Lease:
 
 
 LOGGED: list[tuple[events.Event, int, str]] = [
-    (events.Settled(), logging.DEBUG, "settled: nothing; 0 jobs held here"),
+    (events.Settled(), logging.DEBUG, "settled: nothing"),
     (
-        events.Settled(done=1_204, failed=2, late=1, held=1),
+        events.Settled(done=1_204, failed=2, late=1),
         logging.DEBUG,
-        "settled: 1,204 done, 2 failed, 1 settled late; 1 job held here",
+        "settled: 1,204 done, 2 failed, 1 settled late",
     ),
     (events.Holding(1), logging.DEBUG, "1 job held here"),
     (

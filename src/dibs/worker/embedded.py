@@ -90,5 +90,5 @@ class EmbeddedWorker:
         if isinstance(event, Settled):
             names = Settled.__struct_fields__
             both = ((getattr(self._totals, name), getattr(event, name)) for name in names)
-            self._totals = structs.replace(Settled(*map(sum, both)), held=event.held)
+            self._totals = Settled(*map(sum, both))
         self._observe(event)

@@ -36,7 +36,8 @@ def log_event(event: Event) -> None:
             if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("%s", counts_of(event))
         case Holding(jobs):
-            _logger.debug("%s held here", counted(jobs, "job"))
+            if _logger.isEnabledFor(logging.DEBUG):
+                _logger.debug("%s held here", counted(jobs, "job"))
         case JobFailed():
             _logger.error("%s\n%s", describe(event), traceback_of(event).rstrip())
         case RunnerDied() | RunnerNotStarted() | RunnerCondemned():

@@ -98,7 +98,7 @@ class Pump:
         if not alone:  # the start of a new job need not wait for a look at every runner
             self._hear(now)
         self._serve_waiting(now)  # before a commit: a suspect waits for no more than the last one
-        self.settler.settle(now, len(self.leases))
+        self.settler.settle(now)
         if held_before and not self.held:
             self._claim_at = now  # one more look before anybody calls this drained
         self._upkeep.extend(now)
@@ -106,7 +106,7 @@ class Pump:
         self._attend(now)
         self._claim(now, rung)
         self._serve_waiting(now)
-        self.settler.settle(now, len(self.leases))
+        self.settler.settle(now)
         if len(self.leases) != self._told_held:
             self._told_held = len(self.leases)
             self._observe(Holding(self._told_held))

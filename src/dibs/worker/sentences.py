@@ -47,7 +47,7 @@ def counts_of(event: events.Settled) -> str:
     """Return how many settlements of each outcome there were as one line, without the noughts."""
     numbers = {word: getattr(event, name) for name, word in COUNTED.items()}
     told = ", ".join(f"{number:,} {word}" for word, number in numbers.items() if number)
-    return f"settled: {told or 'nothing'}; {counted(event.held, 'job')} held here"
+    return f"settled: {told or 'nothing'}"
 
 
 def kind(event: Told) -> str:

@@ -65,8 +65,8 @@ class Settler:
             if type(outcome) is not Ack and isinstance(outcome, Nack | DeadLetter):
                 self._observe(JobFailed(settlement.lease, outcome.error, outcome))
 
-    def settle(self, now: float, held: int = 0) -> None:
-        """Send everything that waits, if the broker may be called; `held` is for the observers."""
+    def settle(self, now: float) -> None:
+        """Send everything that waits, if the broker may be called."""
         if self._doubts.allows(now):
             self._waiting += self._again
             self._again = []
@@ -86,18 +86,18 @@ class Settler:
             del self._waiting[: len(batch)]
             doubtful = len(self._again)
             self._patience.worked(now)
-            self._note(batch, answers, held)
+            self._note(batch, answers)
             if len(self._again) > doubtful:
                 lost = BrokerUnavailable("answers to settlements got lost")
                 self._doubts.failed(refused or lost)
             elif not self._again:
                 self._doubts.worked(now)
 
-    def _note(self, batch: list[Settlement], answers: list[Settled], held: int) -> None:
+    def _note(self, batch: list[Settlement], answers: list[Settled]) -> None:
         """Count what was applied, and keep what was not answered."""
         # list.count compares by identity first: thousands of good answers cost microseconds.
         if answers.count(APPLIED) == len(batch) and not self._unsure:
-            self._observe(_count([settlement.outcome for settlement in batch], late=0, held=held))
+            self._observe(_count([settlement.outcome for settlement in batch], late=0))
             return
         applied, late = [], 0
         for settlement, answer in zip(batch, answers, strict=True):
@@ -113,18 +113,18 @@ class Settler:
                 late += isinstance(answer, Applied) and answer.late
             else:
                 self._lost(lease, settlement.outcome)
-        self._observe(_count(applied, late=late, held=held))
+        self._observe(_count(applied, late=late))
 
     def _lost(self, lease: Lease, outcome: Outcome) -> None:
         self._observe(LeaseLost(lease, ran=not isinstance(outcome, Release)))
 
 
-def _count(outcomes: list[Outcome], *, late: int, held: int) -> SettledEvent:
+def _count(outcomes: list[Outcome], *, late: int) -> SettledEvent:
     if outcomes.count(_ACK) == len(outcomes):
-        return SettledEvent(done=len(outcomes), late=late, held=held)
+        return SettledEvent(done=len(outcomes), late=late)
     kinds = [type(outcome) for outcome in outcomes]
     if kinds.count(Ack) == len(kinds):
-        return SettledEvent(done=len(kinds), late=late, held=held)
+        return SettledEvent(done=len(kinds), late=late)
     crashed = sum(isinstance(o, Nack) and o.charge == "crash" for o in outcomes)
     return SettledEvent(
         done=kinds.count(Ack),
@@ -133,5 +133,4 @@ def _count(outcomes: list[Outcome], *, late: int, held: int) -> SettledEvent:
         dead=kinds.count(DeadLetter),
         released=kinds.count(Release),
         late=late,
-        held=held,
     )
