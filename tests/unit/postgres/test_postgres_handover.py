@@ -76,10 +76,10 @@ def wait_at_the_commit(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_published_for_one_who_waits_is_leased_by_the_same_commit(
-    opened: Open, sql: Sql, monkeypatch: pytest.MonkeyPatch
+    opened: Open, sql: Sql, timed: PostgresBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody else can claim it, and its waiter asks the server for nothing."""
-    publisher, waiter = opened(), waiting(opened())
+    """Nobody else can claim it, and its waiter, for whom no time passes, asks for nothing."""
+    publisher, waiter = opened(), timed
     new = message(args=b'{"path":"\xc3\xa4\\u0000.jpg"}', headers={"trace": "1"}, unique_key="a")
     publish(publisher, new)
     assert (count(sql, "ready"), count(sql, "lease")) == (0, 1)
