@@ -58,7 +58,7 @@ class TaskInfo(Struct, frozen=True, array_like=True):
 
     `keep_result_ms` is 0 where no result is kept. `where` is "file:line", for people. `backoff` is
     here for the runs that the pump fails, those that do not end after their timeout. `keep_key_ms`
-    is how long the record of an idempotency key is kept, 0 where the task has none. The last three
+    is how long the record of an idempotency key is kept, 0 where the task has none. The last four
     are those of its jobs where the call says nothing else.
     """
 
@@ -73,6 +73,7 @@ class TaskInfo(Struct, frozen=True, array_like=True):
     priority: int = 0
     visibility_timeout_ms: int = 30_000
     timeout_ms: int = 900_000
+    max_lost: int = 10
 
 
 class Message(Struct, frozen=True, gc=False, array_like=True):

@@ -165,6 +165,7 @@ def define(
         options.priority,
         options.visibility_timeout_ms,
         options.timeout_ms,
+        options.max_lost,
     )
     made = AsyncTask if is_async else FunctionTask
     return made(function, info, _retries(given), options, producer, key_form=key_form)

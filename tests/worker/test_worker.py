@@ -44,18 +44,24 @@ def test_two_workers_drain_one_file_and_run_each_job_once(scene: Scene) -> None:
     assert scene.counts() == (0, 0, 0, 0)
 
 
-def test_a_broker_is_told_how_short_the_leases_of_the_served_tasks_are(
+def test_a_broker_is_told_the_served_tasks_before_their_queues_are_declared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """RabbitMQ has to know before it connects: its heartbeats are a third of that."""
-    told: list[int] = []
-    monkeypatch.setattr(MemoryBroker, "expect", lambda _, ms: told.append(ms))
+    """RabbitMQ has to know their leases before it connects: its heartbeats are a third of them."""
+    told: list[object] = []
+    monkeypatch.setattr(
+        MemoryBroker,
+        "expect",
+        lambda _, tasks: told.append([(t.visibility_timeout_ms, t.max_lost) for t in tasks]),
+    )
+    monkeypatch.setattr(MemoryBroker, "declare", lambda _, queues: told.append(queues))
     app = App("memory://told")
     for number, (queue, seconds) in enumerate([("near", 9), ("near", 6), ("far", 3)]):
-        app.task(name=f"t{number}", queue=queue, visibility_timeout=seconds)(lambda: None)
+        options = {"queue": queue, "visibility_timeout": seconds, "max_lost": 10 * seconds}
+        app.task(name=f"t{number}", **options)(lambda: None)
     app.worker(queues=["near"]).drain()
     app.close()
-    assert told == [6_000]
+    assert told == [[(9_000, 90), (6_000, 60)], ["near"]]
 
 
 def test_drain_does_not_await_what_is_scheduled(scene: Scene) -> None:

@@ -55,6 +55,7 @@ from dibs.message import (
     QueueCounts,
     Result,
     Settlement,
+    TaskInfo,
 )
 from dibs.states import State
 
@@ -169,13 +170,14 @@ class Broker(ABC):
             BrokerRefused: a setting would break the contract; the text says how to mend it.
         """
 
-    def expect(self, shortest_lease_ms: int) -> None:
-        """Say before the first claim how short the leases are that will be claimed here.
+    def expect(self, tasks: Sequence[TaskInfo]) -> None:
+        """Say before `declare` whose jobs will be claimed here: of one task at least.
 
-        A worker knows it of its tasks. It matters where a lease ends with its holder's connection,
-        which has to show that often that the holder lives.
+        A worker knows it. It matters where a lease ends with its holder's connection, which has to
+        show within the shortest lease that the holder lives; and where the server itself gives up
+        what is lost often: `declare` refuses a queue that does so before a task's `max_lost`.
         """
-        del shortest_lease_ms  # elsewhere a lease ends by the store's own clock
+        del tasks  # elsewhere a lease ends by the store's own clock, and losses are counted alone
 
     @abstractmethod
     def publish(self, messages: Sequence[Message]) -> list[Published]:

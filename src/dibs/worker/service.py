@@ -123,7 +123,7 @@ class Service:
         served = [info for info in hello.tasks if info.queue in queues]
         _check_capabilities(served, broker)
         if served:
-            broker.expect(min(info.visibility_timeout_ms for info in served))
+            broker.expect(served)
         is_ready = self._prepare(broker, queues, changed)
         pump = Pump(
             broker=broker,

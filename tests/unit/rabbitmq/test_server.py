@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from pika import BlockingConnection, URLParameters
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
@@ -42,6 +43,7 @@ from dibs.wires.amqp.post import KEEPING, MARK
 from dibs.wires.amqp.press import Sheet
 from tests.servers.rabbitmq import Server
 from tests.unit.rabbitmq.conftest import RUNGS_MS, Open
+from tests.worker.scripted import PLAIN
 from tests.worker.workers import until
 
 DEEP = b"\x91" * 200_000 + b"\xc0"
@@ -234,7 +236,7 @@ def test_rule_23_the_jobs_of_a_silent_holder_are_back_after_three_heartbeats(
     with Proxy("127.0.0.1", server.port) as proxy:
         through = f"{server.url(proxy.port)}?prefix={prefix_of(url)}"
         holder = open_url(through, clock=SystemClock(), worker_id=os.urandom(16))
-        holder.expect(9_000)
+        holder.expect([replace(PLAIN, visibility_timeout_ms=9_000)])
         (lease,) = claim(holder)
         proxy.suffer(Faults(stalled=True))
         (again,) = claimed(other, 1, 3 * 3 + 2)

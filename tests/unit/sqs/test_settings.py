@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from dibs import App
 from dibs.brokers.sqs import SqsBroker, open_sqs
 from dibs.brokers.url import open_broker as open_by_url
 from dibs.clock import SystemClock
@@ -16,6 +19,7 @@ from dibs.testing.making import claim_one, message, publish
 from dibs.wires.aws.client import Address, Failure, address_of, client_at
 from tests.servers.sqs import Server
 from tests.unit.sqs.conftest import Open
+from tests.worker.scripted import HEAVY, PLAIN
 
 
 def test_a_url_names_a_region_a_prefix_and_perhaps_an_endpoint() -> None:
@@ -91,9 +95,9 @@ def test_opening_says_whether_there_was_anything(open_broker: Open) -> None:
 Setting = Callable[[SqsBroker, str], dict[str, str]]
 
 
-def stealing(broker: SqsBroker, url: str) -> dict[str, str]:
+def stealing(broker: SqsBroker, url: str, receives: int = 5) -> dict[str, str]:
     arn = broker._client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-    policy = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": "5"}
+    policy = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": receives}
     return {"RedrivePolicy": json.dumps(policy)}
 
 
@@ -118,6 +122,43 @@ def test_a_queue_that_would_lose_jobs_is_refused_saying_how_to_mend_it(
     bad = [one for one in broker.inspector().findings() if one.verdict == "bad"]
     assert [one.what.endswith("of photos") for one in bad] == [True]
     assert bad[0].advice
+
+
+LOST = "SQS takes a job away before a max_lost of"
+
+
+@pytest.mark.parametrize(
+    ("receives", "max_lost", "said"),
+    [
+        (11, 10, None),
+        (11, 11, f"photos is after 11 receives: {LOST} 11 is used up: set maxReceiveCount to 1000"),
+        (1_000, 999, None),
+        (1_000, 1_000, f"{LOST} 1,000 is used up: lower that to 999 at most, or remove the policy"),
+    ],
+)
+def test_a_queue_that_ends_a_job_before_a_tasks_budget_of_losses_does_is_refused(
+    open_broker: Open, receives: int, max_lost: int, said: str | None
+) -> None:
+    """It would be a dead letter of SQS's own, without a reason."""
+    broker = open_broker()
+    broker.declare(["photos"])
+    url = broker._queues.url("photos")
+    broker._client.set_queue_attributes(QueueUrl=url, Attributes=stealing(broker, url, receives))  # type: ignore[arg-type]
+    broker.expect([replace(PLAIN, max_lost=max_lost), replace(PLAIN, max_lost=1), HEAVY])
+    with nullcontext() if said is None else pytest.raises(BrokerRefused, match=said):
+        broker.declare(["photos", "videos"])
+
+
+def test_a_worker_of_a_task_that_its_queue_cuts_short_does_not_start(open_broker: Open) -> None:
+    broker = open_broker()
+    broker.declare(["photos"])
+    url = broker._queues.url("photos")
+    broker._client.set_queue_attributes(QueueUrl=url, Attributes=stealing(broker, url, 11))  # type: ignore[arg-type]
+    app = App(broker.url)
+    app.task(name="resize", queue="photos", max_lost=100)(lambda: None)
+    with pytest.raises(BrokerRefused, match=r"of photos is after 11 receives.*max_lost of 100"):
+        app.worker().drain()
+    app.close()
 
 
 def test_the_queues_that_dibs_makes_are_as_they_should_be(open_broker: Open) -> None:

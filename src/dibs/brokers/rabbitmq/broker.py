@@ -17,7 +17,7 @@ from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.rabbitmq.inspector import RabbitInspector
 from dibs.clock import Clock
 from dibs.errors import BrokerFull
-from dibs.message import Ack, DeadLetter, Lease, Message, Release, Result, Settlement
+from dibs.message import Ack, DeadLetter, Lease, Message, Release, Result, Settlement, TaskInfo
 from dibs.wires.amqp import letters
 from dibs.wires.amqp.address import CONSUMER_TIMEOUT_SECONDS, Address
 from dibs.wires.amqp.bell import Bell
@@ -103,9 +103,10 @@ class RabbitBroker(contract.Broker):
         with self._call():
             self._declare(queues)
 
-    def expect(self, shortest_lease_ms: int) -> None:
+    def expect(self, tasks: Sequence[TaskInfo]) -> None:
         """Have a holder that fell silent be noticed within its lease: after three heartbeats."""
-        third = max(_SHORTEST_HEARTBEAT_SECONDS, shortest_lease_ms // 3_000)
+        shortest_ms = min(task.visibility_timeout_ms for task in tasks)
+        third = max(_SHORTEST_HEARTBEAT_SECONDS, shortest_ms // 3_000)
         self._heartbeat_seconds = min(self._heartbeat_seconds, third)
 
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:

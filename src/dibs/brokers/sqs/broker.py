@@ -17,9 +17,8 @@ from dibs.brokers.capabilities import MAX_DURATION_MS, Capabilities
 from dibs.brokers.holds import Hold, Holds
 from dibs.brokers.sqs.inspector import SqsInspector
 from dibs.brokers.sqs.parcel import AWAY, ROOM, Parcel, copy_of, dead_copy_of, parcel_of, place_of
-from dibs.brokers.wire import Past
 from dibs.clock import Clock
-from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement
+from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement, TaskInfo
 from dibs.wires.aws.calls import MOST_SECONDS, Calls
 from dibs.wires.aws.carry import CEILING_SECONDS, FRESH_MS, Carrier
 from dibs.wires.aws.client import Address, Failure
@@ -72,6 +71,10 @@ class SqsBroker(contract.Broker):
         limit = min(self.capabilities.payload_limit, self.inspector().check(queues) - ROOM)
         self.capabilities = replace(self.capabilities, payload_limit=limit)
 
+    def expect(self, tasks: Sequence[TaskInfo]) -> None:
+        """Have queues refused whose redrive policy ends a job before its budget does."""
+        self._queues.expect(tasks)
+
     def publish(self, messages: Sequence[Message]) -> list[contract.Published]:
         """Send messages; what SQS says that it has, it has."""
         checks.how_many(len(messages), self.capabilities)
@@ -79,7 +82,7 @@ class SqsBroker(contract.Broker):
         whys = [self._refusal(message) for message in messages]
         fit = [message for message, why in zip(messages, whys, strict=True) if why is None]
         urls = self._queues.urls((message.queue for message in fit), until)
-        items = [copy_of(urls[m.queue], m, Past(), m.due_ms - wall_ms, inf) for m in fit]
+        items = [copy_of(urls[m.queue], m, wire.Past(), m.due_ms - wall_ms, inf) for m in fit]
         said = self._queues.heed(self._moves.send(items, until))
         answers = iter([contract.UNKNOWN if failure else contract.STORED for failure in said])
         return [next(answers) if why is None else contract.Refused(why) for why in whys]
@@ -236,7 +239,7 @@ class SqsBroker(contract.Broker):
         message, (name, handle) = lease.message, place_of(lease.message.queue, hold.key)
         seconds = whole_seconds(message.visibility_timeout_ms)
         urls = self._queues.urls((name, message.queue + LONG), until)
-        past = Past(lease.fence - 1, lease.failures, lease.crashes, lease.lost, hold.attempts)
+        past = wire.Past(lease.fence - 1, lease.failures, lease.crashes, lease.lost, hold.attempts)
         long, before = urls[message.queue + LONG], hold.until
         copy = copy_of(long, message, past, 0, before, fresh_ms=FRESH_MS)
         hold.sent, key = self._carrier.met(copy, hold.sent, seconds, until)
@@ -261,18 +264,15 @@ def _places(one: Settlement, hold: Hold) -> tuple[str, str]:
 
 def _move(one: Settlement, hold: Hold, urls: dict[str, str], wall_ms: int) -> Move:
     """Return what a settlement comes to."""
-    lease, outcome = one.lease, one.outcome
-    message = lease.message
-    if hold.headers is not None:
-        message = replace(message, headers=hold.headers)
+    lease, outcome, headers = one.lease, one.outcome, hold.headers
+    message = lease.message if headers is None else replace(lease.message, headers=headers)
     name, handle = place_of(message.queue, hold.key)
     move = Move(urls[name], handle, hold.until)
     if isinstance(outcome, Ack) or hold.copied:
         return move
     past = wire.next_past(lease, hold.attempts, outcome, wall_ms)
     if isinstance(outcome, DeadLetter):
-        dead = urls[message.queue + DEAD]
-        move.copy = dead_copy_of(dead, message, past, outcome, hold.until)
+        move.copy = dead_copy_of(urls[message.queue + DEAD], message, past, outcome, hold.until)
     else:
         delay_ms = max(0, min(outcome.delay_ms, MAX_DURATION_MS))
         move.copy = copy_of(urls[message.queue], message, past, delay_ms, hold.until)

@@ -15,14 +15,12 @@ from dibs.clock import Clock
 from dibs.errors import BrokerRefused, OptionError
 from dibs.message import JobView, QueueCounts
 from dibs.states import State
-from dibs.wires.aws.queues import DEAD, MOST_RECEIVES, RESERVED, Queues
+from dibs.wires.aws.queues import DEAD, MAX_LOST, MOST_RECEIVES, RESERVED, Queues
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 DAY_SECONDS = 24 * 3_600
-MAX_LOST = 10
-"""How often a message is lost by default before it is given up: each is a receive."""
 MAX_SIZE, LEAST_SIZE = 1_048_576, 131_072
 
 
@@ -59,7 +57,7 @@ class SqsInspector(Inspector):
         names = [name for queue in queues for name in (queue, queue + DEAD)]
         settings = self._ask([partial(self._settings, name) for name in names])
         for name, found in zip(names, settings, strict=True):
-            for one in _findings(name, found):
+            for one in _findings(name, found, self._queues.losses.get(name, MAX_LOST)):
                 if one.verdict == "bad":
                     raise BrokerRefused(f"{one.what} is {one.found}: {one.advice}")
         return min((int(s.get("MaximumMessageSize", MAX_SIZE)) for s in settings), default=MAX_SIZE)
@@ -164,8 +162,8 @@ def _counts(found: dict[str, str]) -> tuple[int, int, int]:
     return ready, later, held
 
 
-def _findings(name: str, found: dict[str, str]) -> list[Finding]:
-    """Judge what a queue is set to."""
+def _findings(name: str, found: dict[str, str], max_lost: int = MAX_LOST) -> list[Finding]:
+    """Judge what a queue is set to, of whose messages some are given up after so many losses."""
     days = int(found.get("MessageRetentionPeriod", 0)) / DAY_SECONDS
     size = int(found.get("MaximumMessageSize", MAX_SIZE))
     findings = [
@@ -180,10 +178,14 @@ def _findings(name: str, found: dict[str, str]) -> list[Finding]:
     ]  # fmt: skip
     if policy := json.loads(found.get("RedrivePolicy") or "{}"):
         most = int(policy.get("maxReceiveCount", 0))
-        advice = "SQS takes a job away before its own budgets do: set maxReceiveCount to 1000"
+        short = max(max_lost, most)
+        way = f"set maxReceiveCount to {MOST_RECEIVES}"
+        if short >= MOST_RECEIVES:
+            way = f"lower that to {MOST_RECEIVES - 1} at most, or remove the policy"
+        advice = f"SQS takes a job away before a max_lost of {short:,} is used up: {way}"
         what = f"the redrive policy of {name}"
         said = f"after {most:,} receives"
-        findings.append(_judged(what, said, most > MAX_LOST, most >= MOST_RECEIVES, advice))
+        findings.append(_judged(what, said, most > max_lost, most >= MOST_RECEIVES, advice))
     return findings
 
 

@@ -1,8 +1,8 @@
 """The queues of one prefix: their names, their addresses, and which of them are paused.
 
 Owns: PREFIX + queue, the same + `--dead` for dead letters and + `--long` for leases past twelve
-hours, made when they are first needed; and questions to SQS that end in an answer or a
-`BrokerError`.
+hours, made when they are first needed; how often their jobs may be lost; and questions to SQS that
+end in an answer or a `BrokerError`.
 Must never: take a queue for open longer than `SEEN_SECONDS` after it looked.
 Called by: the adapter and its inspector, and their polls in their threads.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from botocore.exceptions import ClientError
 
 from dibs.errors import BrokerError
+from dibs.message import TaskInfo
 from dibs.wires.aws.calls import Calls
 from dibs.wires.aws.client import Address, Failure, failure_of
 
@@ -30,6 +31,8 @@ LONG = "--long"
 RESERVED = (DEAD, LONG)
 SEEN_SECONDS = 5.0
 LOOK_SECONDS = 300.0
+MAX_LOST = 10
+"""How often a message is lost by default before it is given up: each is a receive."""
 MOST_RECEIVES = 1_000
 """The redrive policy's limit: the most that SQS takes, so that our own budgets decide before."""
 
@@ -44,7 +47,14 @@ class Queues:
         self._clock = calls.clock
         self._urls: dict[str, str] = {}
         self._open_until: dict[str, float] = {}
+        self.losses: dict[str, int] = {}
+        """How often a message of a queue may be lost at most, where that is known."""
         self._look_at = calls.clock.monotonic() + LOOK_SECONDS
+
+    def expect(self, tasks: Iterable[TaskInfo]) -> None:
+        """Note the budgets of tasks."""
+        for task in tasks:
+            self.losses[task.queue] = max(self.losses.get(task.queue, MAX_LOST), task.max_lost)
 
     def ask(self, calls: Sequence[Callable[[], T]], until: float | None = None) -> list[T]:
         """Return what each call answers, or raise as a `BrokerError` what kept one from it."""
