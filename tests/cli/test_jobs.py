@@ -190,6 +190,16 @@ def test_a_verb_of_queues_may_be_left_out(dibs: Run, broker: Broker) -> None:
         (["queues", "pause"], "Missing argument 'QUEUE'"),
         (["queues", "paus", "photos"], "neither a job's id nor an app"),
         (["queues", "pause", "photos", "nope:app"], "there is no module 'nope' here"),
+        *(
+            ([*command, str(UUID(int=1))], "this command means no single job: leave out the id")
+            for command in (
+                ["queues", "list"],
+                ["queues", "pause", "photos"],
+                ["queues", "resume", "photos"],
+                ["queues", "purge", "photos", "--yes"],
+                ["doctor"],
+            )
+        ),
         (["jobs", "list", "--queue", "photo"], "did you mean `photos`?"),
         (["jobs", "list", "--state", "dead"], "'dead' is not one of"),
         (["jobs", "list", str(UUID(int=1))], "`dibs jobs show ID`"),

@@ -16,7 +16,7 @@ from dibs.cli.broker import opened as open_another
 from dibs.cli.broker import opened_to_look
 from dibs.cli.commands import examples
 from dibs.cli.probe import QUEUE, probe
-from dibs.cli.selecting import is_named, json_option, place_and_ids, url_option
+from dibs.cli.selecting import is_named, json_option, place_without_ids, url_option
 from dibs.cli.tables import aligned
 from dibs.clock import SystemClock
 from dibs.text import one_line
@@ -43,7 +43,7 @@ def command(words: tuple[str, ...], in_json: bool, url: str | None) -> int:
     is it hidden while it is leased, does it come back, is an old lease refused? Then come the
     settings that the promises rest on. It ends with 1 if something is bad.
     """
-    found, _ = place_and_ids(words, url)
+    found = place_without_ids(words, url)
     with contextlib.closing(opened_to_look(found, named=is_named(words, url))) as first:
         with contextlib.closing(open_another(found)) as second:
             findings = [*_facts(first), *probe(first, second, SystemClock())]

@@ -15,7 +15,7 @@ from dibs.cli.selecting import (
     agreed,
     check_queue,
     json_option,
-    opened,
+    opened_without_ids,
     queue_first,
     url_option,
 )
@@ -64,7 +64,7 @@ def list_(words: tuple[str, ...], in_json: bool, url: str | None) -> None:
 
     In JSON a number is null where nobody can tell.
     """
-    with opened(words, url) as (broker, _):
+    with opened_without_ids(words, url) as broker:
         counts = sorted(broker.inspector().queues(), key=lambda queue: queue.name)
         where = place(broker)
     if in_json:
@@ -92,7 +92,7 @@ def pause(queue: str, words: tuple[str, ...], in_json: bool, url: str | None) ->
     Jobs in flight go on, and more can be enqueued. APP may stand before QUEUE.
     """
     queue, others = queue_first(queue, words)
-    with opened(others, url) as (broker, _):
+    with opened_without_ids(others, url) as broker:
         check_queue(broker.inspector(), queue)
         broker.inspector().pause(queue)
     _tell(queue, "paused: its jobs wait until it is resumed", in_json, paused=True)
@@ -112,7 +112,7 @@ def resume(queue: str, words: tuple[str, ...], in_json: bool, url: str | None) -
     APP may stand before QUEUE.
     """
     queue, others = queue_first(queue, words)
-    with opened(others, url) as (broker, _):
+    with opened_without_ids(others, url) as broker:
         check_queue(broker.inspector(), queue)
         broker.inspector().resume(queue)
     _tell(queue, "resumed", in_json, paused=False)
@@ -140,7 +140,7 @@ def purge(
     """
     purged, about = 0, ""
     queue, others = queue_first(queue, words)
-    with opened(others, url) as (broker, _):
+    with opened_without_ids(others, url) as broker:
         inspector = broker.inspector()
         check_queue(inspector, queue)
         (found,) = (one for one in inspector.queues() if one.name == queue)

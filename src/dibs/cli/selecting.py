@@ -111,6 +111,19 @@ def place_and_ids(words: Sequence[str], url: str | None) -> tuple[str, list[byte
     return url_of(apps[0] if apps else None, url), list(dict.fromkeys(ids.values()))
 
 
+def place_without_ids(words: Sequence[str], url: str | None) -> str:
+    """Return the broker's URL, for a command that means no single job.
+
+    Raises:
+        OptionError: there is an id. Passed over, a purge that was meant for one job would take all.
+        AppNotFound, AppImportFailed: as the import of the app says.
+    """
+    found, ids = place_and_ids(words, url)
+    if ids:
+        raise OptionError("this command means no single job: leave out the id")
+    return found
+
+
 def is_named(words: Sequence[str], url: str | None) -> bool:
     """Say whether the broker is named, by `url` or by an app among `words`."""
     return url is not None or any(job_id(word) is None for word in words)
@@ -135,6 +148,14 @@ def opened(words: Sequence[str], url: str | None) -> Iterator[tuple[Broker, list
     found, ids = place_and_ids(words, url)
     with contextlib.closing(opened_to_look(found, named=is_named(words, url))) as broker:
         yield broker, ids
+
+
+@contextlib.contextmanager
+def opened_without_ids(words: Sequence[str], url: str | None) -> Iterator[Broker]:
+    """Open the broker that is meant, for a command that means no single job."""
+    found = place_without_ids(words, url)
+    with contextlib.closing(opened_to_look(found, named=is_named(words, url))) as broker:
+        yield broker
 
 
 def now() -> int:
