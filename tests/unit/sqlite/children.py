@@ -36,6 +36,15 @@ def child(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[BaseProc
         here.close()
 
 
+def taken_by(broker: SqliteBroker) -> list[bytes]:
+    """Claim and acknowledge all that is ready; return the ids."""
+    taken: list[bytes] = []
+    while leases := broker.claim(["photos"], 100).leases:
+        taken += [lease.message.id for lease in leases]
+        broker.settle([Settlement(lease, Ack()) for lease in leases])
+    return taken
+
+
 def open_here(path: Path) -> SqliteBroker:
     return SqliteBroker(path, worker_id=os.urandom(8), clock=SystemClock())
 

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dibs.message import Ack, Settlement
-from tests.unit.sqlite.children import bytes_of, child, open_here, publish_for_ever, work_for_ever
+from tests.unit.sqlite.children import (
+    bytes_of,
+    child,
+    open_here,
+    publish_for_ever,
+    taken_by,
+    work_for_ever,
+)
 
 
 def listen(pipe: Connection, count: int) -> list[object]:
@@ -55,10 +61,7 @@ def test_killed_publishers_and_workers_leave_every_message_in_one_place(
     assert broker._db.connection.pragma("integrity_check") == "ok"
     # Another boot: what the dead held is granted again, and nothing else is left out.
     broker._run("another_boot", boot="later")
-    left: list[bytes] = []
-    while leases := broker.claim(["photos"], 100).leases:
-        left += [lease.message.id for lease in leases]
-        broker.settle([Settlement(lease, Ack()) for lease in leases])
+    left = taken_by(broker)
     assert len(left) == len(set(left))
     assert not done & set(left)
     assert confirmed <= done | tried | set(left)

@@ -17,7 +17,7 @@ from dibs.brokers.contract import APPLIED, STORED
 from dibs.brokers.sqlite import SqliteBroker
 from dibs.message import Ack, Nack, Settlement
 from dibs.testing.making import ERROR, messages
-from tests.unit.sqlite.children import open_here
+from tests.unit.sqlite.children import open_here, taken_by
 
 BASE = "unix"
 SECTOR = 512
@@ -139,10 +139,7 @@ def test_rule_04_a_loss_of_power_loses_nothing_confirmed_and_brings_nothing_back
         broker = open_here(folder / "q.db")
         assert broker._db.connection.pragma("integrity_check") == "ok"
         broker._run("another_boot", boot="later")
-        left: list[bytes] = []
-        while leases := broker.claim(["photos"], 100).leases:
-            left += [lease.message.id for lease in leases]
-            broker.settle([Settlement(lease, Ack()) for lease in leases])
+        left = taken_by(broker)
         broker.close()
         assert len(left) == len(set(left))
         for id, said in told(log).items():
