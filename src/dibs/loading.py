@@ -1,6 +1,7 @@
 """From `module:app` to the user's `App`.
 
-Owns: the import of the user's module and the texts for what goes wrong there.
+Owns: the import of the user's module, in which nothing may be enqueued, and the texts for what
+goes wrong there.
 Must never: be used by the pump: user code is imported in runners and by the command line's
 `enqueue`, and nowhere else.
 Called by: `runners/child.py`, `cli/`.
@@ -13,6 +14,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from dibs.errors import AppImportFailed, AppNotFound
+from dibs.producer.producer import importing
 
 if TYPE_CHECKING:
     from dibs.app import App
@@ -59,7 +61,8 @@ def _is_module(name: str) -> bool:
 
 def _import(module_name: str) -> object:
     try:
-        return importlib.import_module(module_name)
+        with importing():
+            return importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (module_name + ".").startswith(exc.name + "."):
             module, _, name = module_name.rpartition(".")

@@ -187,6 +187,7 @@ def test_a_verb_of_queues_may_be_left_out(dibs: Run, broker: Broker) -> None:
         (["queues", "pause", "photo"], "there is no queue 'photo'; did you mean `photos`?"),
         (["queues", "resume", "\x1b[31m"], "there is no queue '\\x1b[31m'"),
         (["queues", "purge", "nope", "--yes"], "there is no queue 'nope'"),
+        (["queues", "--url", "sqlite:////no/such/q.db"], "there is no folder /no/such"),
         (["queues", "pause"], "Missing argument 'QUEUE'"),
         (["queues", "paus", "photos"], "neither a job's id nor an app"),
         (["queues", "pause", "photos", "nope:app"], "there is no module 'nope' here"),

@@ -267,13 +267,11 @@ def test_closing_is_harmless_and_enqueueing_opens_again(app: App) -> None:
     assert len(stored(app)) == 3
 
 
-def test_enqueueing_while_a_worker_imports_names_the_line(app: App) -> None:
+def test_enqueueing_while_dibs_imports_names_the_line(app: App) -> None:
     task = app.task(resize)
     module = compile("\n\ntask.enqueue('a')", "photos.py", "exec")
     with importing():
-        with pytest.raises(
-            EnqueueWhileImporting, match=r"photos\.py:3 enqueues a job while a worker"
-        ):
+        with pytest.raises(EnqueueWhileImporting, match=r"photos\.py:3 enqueues a job while dibs"):
             exec(module, {"task": task})
         beside = f"{os.path.dirname(dibs.__file__)}_jobs/photos.py"
         with pytest.raises(EnqueueWhileImporting, match=r"dibs_jobs/photos\.py:1 enqueues"):

@@ -29,3 +29,20 @@ def test_a_point_in_the_place_of_the_colon_is_said(
         import_app("with_a_point.app")
     with pytest.raises(AppNotFound, match=r"searched$"):
         import_app("not_there.app")
+
+
+def test_nothing_is_enqueued_by_the_import_of_an_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command that is given the app would do it, and each look at a queue would fill it."""
+    lines = [
+        "from dibs import App",
+        "app = App('memory://by_import')",
+        "@app.task",
+        "def f() -> None: ...",
+        "f.enqueue()",
+    ]
+    (tmp_path / "enqueues.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(AppImportFailed, match=r"enqueues\.py:5 enqueues a job while dibs imports"):
+        import_app("enqueues:app")

@@ -46,6 +46,8 @@ def opened_to_look(url: str, *, named: bool) -> Broker:
     """
     place = absolute(url)
     path = place.removeprefix("sqlite:///")
+    if path != place and not os.path.isdir(folder := os.path.dirname(path)):
+        raise BrokerUnavailable(f"there is no folder {folder}, and so no queue file there")
     if path != place and not os.path.exists(path):
         hint = "" if named else " Else name the app, as in `dibs queues photos:app`, or `--url`"
         raise BrokerUnavailable(

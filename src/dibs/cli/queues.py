@@ -48,7 +48,10 @@ class Queues(Group):
     ),
 )
 def command() -> None:
-    """Show how much lies in each queue. The verb may be left out: `dibs queues [APP]` lists."""
+    """Show how much lies in each queue. The verb may be left out: `dibs queues [APP]` lists.
+
+    What it can be told, `dibs queues list --help` says.
+    """
 
 
 @command.command(

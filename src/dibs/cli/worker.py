@@ -163,11 +163,9 @@ def work(
 def _spawner(wish: Wish) -> Spawner:
     if wish.in_process:
         from dibs.loading import import_app
-        from dibs.producer.producer import importing
         from dibs.runners.inprocess import in_process_spawner
 
-        with importing():
-            app = import_app(wish.app)
+        app = import_app(wish.app)
         if wish.url is not None:
             app.redirect(wish.url)
         return in_process_spawner(app.url, app.tasks)

@@ -176,7 +176,7 @@ class Producer:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Refuse to enqueue meanwhile: a worker imports the user's modules."""
+    """Refuse to enqueue meanwhile: dibs imports the user's modules."""
     _Process.importing = True
     try:
         yield
@@ -197,9 +197,9 @@ def _enqueued_while_importing() -> EnqueueWhileImporting:
     )
     frame = next(outside)
     return EnqueueWhileImporting(
-        f"{frame.filename}:{frame.lineno} enqueues a job while a worker imports the module: every"
-        " start of a worker would do it again. Move it into a function, or under"
-        ' `if __name__ == "__main__":`'
+        f"{frame.filename}:{frame.lineno} enqueues a job while dibs imports the module: every"
+        " start of a worker, and every look at its queues, would do it again. Move it into a"
+        ' function, or under `if __name__ == "__main__":`'
     )
 
 

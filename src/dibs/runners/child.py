@@ -19,7 +19,6 @@ from types import ModuleType
 
 from dibs.errors import UserError
 from dibs.loading import import_app
-from dibs.producer.producer import importing
 from dibs.runners.blackbox import BlackBox
 from dibs.runners.contract import THE_PUMPS, Hello, ImportFailed, encode
 
@@ -44,10 +43,9 @@ def main() -> None:
     link, loops_link = (socket.socket(fileno=int(place)) for place in descriptors[:2])
     box = BlackBox(int(descriptors[2]), int(slots))
     try:
-        with importing():
-            app = import_app(path)
-            if url:
-                app.redirect(url)
+        app = import_app(path)
+        if url:
+            app.redirect(url)
         for task in app.tasks.values():
             task.resolve()
         hello = Hello(app.url, [task.info for task in app.tasks.values()], _files())
