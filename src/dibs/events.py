@@ -25,7 +25,7 @@ class Settled(Struct, frozen=True, gc=False):
 
 
 class Holding(Struct, frozen=True, gc=False):
-    """`jobs` are in this worker now, running or about to; told after a tick that changed it."""
+    """`jobs` are in this worker now, running or about to; told when that has changed."""
 
     jobs: int
 
@@ -84,7 +84,7 @@ class TaskUnknown(Struct, frozen=True, gc=False):
 class TaskSlow(Struct, frozen=True, gc=False):
     """A run came near a limit. Set `option` to `advised_seconds`.
 
-    Told once per task and limit by a worker, however many runners it has.
+    Told once per task and option by a worker, however many runners it has.
     """
 
     task: str

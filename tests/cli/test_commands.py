@@ -190,21 +190,40 @@ def test_an_output_that_cannot_be_written_is_one_line_and_what_was_done_stays_do
     assert f'"ready":{jobs}' in dibs("queues", "--json").stdout
 
 
-def test_with_stdout_closed_nothing_is_begun(folder: Path, environment: dict[str, str]) -> None:
-    enqueue = f"exec {sys.executable} -m dibs enqueue shop:app add --arg a=1 >&-"
+@pytest.mark.parametrize(("closed", "name"), [(">&-", "stdout"), ("2>&-", "stderr")])
+def test_with_its_output_closed_nothing_is_begun(
+    folder: Path, environment: dict[str, str], closed: str, name: str
+) -> None:
+    enqueue = f"exec {sys.executable} -m dibs enqueue shop:app add --arg a=1 {closed}"
     ended = subprocess.run(
         ["sh", "-c", enqueue],
         cwd=folder,
         env=environment,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("dibs: the output cannot be written: stdout is closed")
-    assert ended.stderr.count("\n") == 1
+    said = ended.stdout + ended.stderr
+    assert said.startswith(f"dibs: the output cannot be written: {name} is closed")
+    assert said.count("\n") == 1
     assert not (folder / "dibs.db").exists(), "nothing was stored"
+
+
+def test_a_mistake_that_cannot_be_told_is_a_mistake_still(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "dibs", "queues", "list", "no_such:app"],
+            cwd=folder,
+            env=environment,
+            stderr=full,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 2
 
 
 def test_an_error_of_the_system_that_is_not_of_the_output_is_raised(

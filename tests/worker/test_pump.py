@@ -311,18 +311,26 @@ def test_a_task_near_a_limit_is_told_of_once_whichever_runners_say_so() -> None:
     assert stage.told(TaskSlow) == [TaskSlow("resize", "timeout", 0.9, 1.0, 2)]
 
 
-def test_a_task_is_told_of_for_each_of_its_limits() -> None:
+def test_a_task_is_told_of_for_each_option_and_not_for_each_value_of_it() -> None:
     stage = Stage()
     said = [
         Slow("resize", "timeout", 0.9, 1.0),
-        Slow("resize", "timeout", 1.8, 2.0),
         Slow("resize", "visibility_timeout", 0.9, 1.0),
         Slow("silent", "timeout", 0.9, 1.0),
     ]
-    stage.runners[0].out += said
+    stage.runners[0].out += [*said, Slow("resize", "timeout", 1.8, 2.0)]
     stage.tick()
     told = [(slow.task, slow.option, slow.limit_seconds) for slow in stage.told(TaskSlow)]
     assert told == [(slow.task, slow.option, slow.limit_seconds) for slow in said]
+
+
+def test_what_is_held_is_told_down_to_nothing_by_an_unfinished_stop() -> None:
+    stage = Stage()
+    publish(stage.producer, *messages(2))
+    stage.tick()
+    stage.pump.stop()
+    stage.pump.abandon()
+    assert [event.jobs for event in stage.told(Holding)][-1] == 0
 
 
 def test_a_dead_runner_charges_what_it_ran_and_frees_what_it_had_queued() -> None:

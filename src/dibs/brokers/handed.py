@@ -4,7 +4,6 @@ Owns: what becomes of it when the waiter claims. Must never: let a holder count 
 a lease that is much older. Called by: brokers whose waiters are handed messages.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 
 from dibs.brokers.contract import UNKNOWN, Broker, Claim, Held
@@ -28,11 +27,13 @@ def claimed(
     if limit and (leases := handed(limit)):
         return Claim(leases, LOOK_AGAIN_SECONDS)
     found = granted()
-    # What is granted must get out.
-    with contextlib.suppress(*([BrokerError] if found.leases else [])):
-        if leases := handed(limit - len(found.leases)):
-            return Claim([*found.leases, *leases], 0)
-    return found
+    try:
+        leases = handed(limit - len(found.leases))
+    except BrokerError:
+        if not found.leases:
+            raise
+        return Claim(found.leases, 0)  # what is granted must get out
+    return Claim([*found.leases, *leases], 0) if leases else found
 
 
 def taken(
@@ -40,21 +41,21 @@ def taken(
 ) -> list[Lease]:
     """Return what is wanted of `leases`, all of this waiter; what is not is given back.
 
-    What has lain here is renewed first, as its holder counts its time from now. `now_ms` is on the
-    clock of their expiry.
+    What is wanted and has lain here is renewed first, as its holder counts its time from now.
+    `now_ms` is on the clock of their expiry.
 
     Raises:
         BrokerUnavailable: whether they are renewed is not known; they are to be taken later.
     """
-    if any(_is_old(lease, now_ms) for lease in leases):
-        answers = broker.extend(leases)
-        if UNKNOWN in answers:
-            raise BrokerUnavailable(f"{broker.url}: no answer to the renewal of leases")
-        held = zip(leases, answers, strict=True)
-        leases = [lease for lease, answer in held if isinstance(answer, Held)]
     wanted = [lease for lease in leases if lease.message.queue in queues][:limit]
     if len(wanted) < len(leases):
         broker.settle([Settlement(lease, Release()) for lease in leases if lease not in wanted])
+    if any(_is_old(lease, now_ms) for lease in wanted):
+        answers = broker.extend(wanted)
+        if UNKNOWN in answers:
+            raise BrokerUnavailable(f"{broker.url}: no answer to the renewal of leases")
+        held = zip(wanted, answers, strict=True)
+        wanted = [lease for lease, answer in held if isinstance(answer, Held)]
     return wanted
 
 

@@ -9,8 +9,10 @@ all moved that was to be; 2 a user's mistake, a broker that cannot be used, or a
 be written; 130 interrupted.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
@@ -18,8 +20,10 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    if sys.stdout is None:  # nothing is begun: the next file that is opened would become stdout
+    if sys.stdout is None:  # nothing is begun: the next file that is opened would become it
         return _not_written("stdout is closed; `>/dev/null` throws it away")
+    if sys.stderr is None:
+        return _not_written("stderr is closed; `2>/dev/null` throws it away", err=False)
     try:
         return _run(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
@@ -46,10 +50,12 @@ def _run(arguments: list[str]) -> int:
     except click.Abort:
         return EXIT_INTERRUPTED
     except click.ClickException as exc:
-        exc.show()
+        with suppress(OSError):
+            exc.show()
         return exc.exit_code if isinstance(exc, click.UsageError) else EXIT_MISTAKE
     except DibsError as exc:
-        click.echo(f"dibs: {printable(str(exc))}", err=True)
+        with suppress(OSError):
+            click.echo(f"dibs: {printable(str(exc))}", err=True)
         return EXIT_MISTAKE
     _flush()
     return code if isinstance(code, int) else 0
@@ -69,15 +75,14 @@ def _is_of_output(exc: OSError) -> bool:
     return frame.f_code in (click.echo.__code__, _flush.__code__)
 
 
-def _not_written(why: str) -> int:
+def _not_written(why: str, *, err: bool = True) -> int:
     import click
 
-    click.echo(f"dibs: the output cannot be written: {why}", err=True)
+    with suppress(OSError):
+        click.echo(f"dibs: the output cannot be written: {why}", err=err)
     return EXIT_MISTAKE
 
 
 def _stop_writing() -> None:
     """Let the interpreter's last flush go nowhere: the output has no reader, or no room."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

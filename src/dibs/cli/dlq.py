@@ -243,7 +243,7 @@ def _check_said(ids: list[bytes], wanted: Wanted, everything: bool) -> None:
     """Check that it is said which are meant: a list of ids that came out empty must not mean all.
 
     Raises:
-        OptionError: there is nothing that says it, or two things that contradict each other.
+        OptionError: there is nothing that says it, or there are ids beside `--all`.
     """
     if everything and ids:
         raise OptionError("`--all` means every dead letter, not those of the ids: leave one out")

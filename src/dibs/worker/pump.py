@@ -107,9 +107,7 @@ class Pump:
         self._claim(now, rung)
         self._serve_waiting(now)
         self.settler.settle(now)
-        if len(self.leases) != self._told_held:
-            self._told_held = len(self.leases)
-            self._observe(Holding(self._told_held))
+        self._tell_held()
         return self._next_tick(now)
 
     def listens(self) -> bool:
@@ -141,7 +139,13 @@ class Pump:
         released = list(self.leases)
         self._end([(serial, Release()) for serial, _ in released])
         self.settler.settle(self._clock.monotonic())
+        self._tell_held()
         return len(released)
+
+    def _tell_held(self) -> None:
+        if len(self.leases) != self._told_held:
+            self._told_held = len(self.leases)
+            self._observe(Holding(self._told_held))
 
     # Hearing
 

@@ -27,9 +27,6 @@ STOP_GRACE_SECONDS = 1.0
 """How long a run that was told of its timeout may take to end by itself, a third of its visibility
 timeout at most: its lease is renewed no more, and must still be held when the run is failed."""
 
-_MOST_SLOW = 1_000
-"""Of so many tasks and limits it is told: a limit can be another one for each job."""
-
 
 class Upkeep:
     """Looks after the leases in `leases`."""
@@ -54,13 +51,13 @@ class Upkeep:
         self._observe = seams.observe
         self._uniform = seams.uniform
         self._clock = seams.clock
-        self._slow: set[tuple[str, str, float]] = set()
-        """The tasks that came near a limit, the option that sets it, and the limit."""
+        self._slow: set[tuple[str, str]] = set()
+        """The tasks that came near a limit, and the option that sets it."""
 
     def warn(self, slow: Slow) -> None:
-        """Tell of a run that came near a limit, once for each task and limit."""
-        key = (slow.task, slow.option, slow.limit_seconds)
-        if key not in self._slow and len(self._slow) < _MOST_SLOW:
+        """Tell of a run that came near a limit, once for each task and option."""
+        key = (slow.task, slow.option)
+        if key not in self._slow:
             self._slow.add(key)
             advised = math.ceil(2 * slow.ran_seconds)
             self._observe(

@@ -432,6 +432,19 @@ def test_what_has_lain_is_kept_until_its_renewal_is_answered(
     assert settle(timed, lease, Ack()) == APPLIED
 
 
+def test_what_has_lain_and_is_not_wanted_is_given_back_without_a_renewal(
+    opened: Open, sql: Sql, time: ManualClock, timed: PostgresBroker, monkeypatch: Any
+) -> None:
+    """One that is stopping asks for nothing that could keep it from that."""
+    (new,) = publish(opened(), message())
+    let_pass(sql, time, VISIBILITY_MS // 2)
+    with monkeypatch.context() as patch:
+        patch.delattr(type(timed), "extend")
+        assert claim(heard(timed), limit=0) == []
+    lease = claim_one(opened())
+    assert (lease.message, lease.fence, lease.lost) == (new, 2, 0)
+
+
 def test_who_publishes_the_same_id_meanwhile_tells_nothing_of_it(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

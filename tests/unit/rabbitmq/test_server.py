@@ -598,6 +598,26 @@ def test_rule_14_what_was_never_granted_counts_as_no_loss(url: str) -> None:
     worker.close()
 
 
+def test_rule_14_what_a_pause_sends_back_counts_as_no_loss(url: str, open_one: Open) -> None:
+    """Here, too, what is ended makes room, and the consumer ends just then."""
+    broker, clock = open_one(), ManualClock(SystemClock().wall_ms())
+    worker = RabbitBroker(address_of(url), clock=clock, worker_id=b"w" * 16, rungs_ms=RUNGS_MS)
+    worker.bell()
+    for _ in range(5):
+        assert claim(worker, limit=5) == []
+        publish(broker, *messages(20))
+        until(lambda: held_by(worker) == 5 or worker.idle(), "it has what it asked for")
+        broker.inspector().pause("photos")
+        clock.advance(1_000)  # it looks anew
+        assert claim(worker, limit=5) == []
+        broker.inspector().resume("photos")
+        leases = claimed(broker, 20)
+        assert [(lease.lost, lease.fence) for lease in leases] == [(0, 1)] * 20
+        broker.settle([Settlement(lease, Ack()) for lease in leases])
+        clock.advance(1_000)
+    worker.close()
+
+
 def test_rule_11_an_acknowledgement_is_written_down_whatever_becomes_of_what_is_beside_it(
     server: Server, open_one: Open
 ) -> None:

@@ -59,7 +59,7 @@ class Intake:
                 # Whoever was rung is answered at once: what comes later rings again.
                 there = {queue: len(inbox.ready[queue]) for queue in queues}
                 aside = self._grant(inbox, self._turns.shares(there, limit), leases, at)
-                self._send_on(inbox, aside, at.wall_ms)
+                self._send_on(inbox, aside, at.wall_ms, queues)
             elif limit > 0 and queues:
                 queues = self._open(inbox, queues)
                 self.give_back(inbox, at.now, queues)
@@ -127,7 +127,7 @@ class Intake:
                 if share > len(inbox.ready[queue]):
                     inbox.fetch(queue, share, self._post.name("q", queue), KEEPING)
             aside = self._grant(inbox, shares, leases, at)
-            early = self._send_on(inbox, aside, at.wall_ms, mute=queues)
+            early = self._send_on(inbox, aside, at.wall_ms, queues)
 
     def _count(self, inbox: Inbox, queue: str) -> int:
         return inbox.count(self._post.name("q", queue), KEEPING) + len(inbox.ready[queue])
@@ -157,34 +157,34 @@ class Intake:
         inbox: Inbox,
         aside: Mapping[int, Exception | None],
         wall_ms: int,
-        mute: Sequence[str] = (),
+        queues: Sequence[str],
     ) -> int:
         """Send on what came too early or cannot be read; return of how many that is done."""
 
         def copy(tag: int, held: Delivery) -> Sheet:
             return self._onward(held, aside[tag], wall_ms)
 
-        return self._move(inbox, aside, copy, mute)
+        return self._move(inbox, aside, copy, queues)
 
     def _move(
         self,
         inbox: Inbox,
         tags: Collection[int],
         copy: Callable[[int, Delivery], Sheet],
-        mute: Sequence[str] = (),
+        queues: Collection[str],
     ) -> int:
         """Have copies take the places of messages that nobody was granted; return of how many.
 
         Those of which that cannot be now are stuck here until a later look. A full server is no
-        error of whoever claims. `mute` are queues of which nothing more is wanted: that is said
-        before the messages are ended, which makes room, for the server counts a loss of what is on
-        its way to a consumer that ends (test_rule_14_what_was_never_granted_counts_as_no_loss).
+        error of whoever claims. Nothing more is to come of `queues`, of which they are, before the
+        messages are ended, which makes room: the server counts a loss of what is on its way to a
+        consumer that ends (test_rule_14_what_was_never_granted_counts_as_no_loss).
         """
         stored: list[int] = []
         try:
             with suppress(Blocked):
                 if tags:
-                    for queue in mute:
+                    for queue in queues:
                         inbox.mute(queue)
                     copies = {tag: copy(tag, inbox.unsettled[tag]) for tag in tags}
                     stored = self.replace(inbox, copies)
@@ -231,7 +231,7 @@ class Intake:
         """Put back as copies what nobody was granted: to reject it would count as a loss."""
         inbox.free(queues)
         tags = [tag for queue in queues for tag in inbox.ready.pop(queue, ())]
-        self._move(inbox, tags, self._same)
+        self._move(inbox, tags, self._same, queues)
 
     def _same(self, _: int, held: Delivery) -> Sheet:
         past = letters.past_if_any(held.properties)

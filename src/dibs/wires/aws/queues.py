@@ -54,7 +54,7 @@ class Queues:
     def expect(self, tasks: Iterable[TaskInfo]) -> None:
         """Note the budgets of tasks."""
         for task in tasks:
-            self.losses[task.queue] = max(self.losses.get(task.queue, MAX_LOST), task.max_lost)
+            self.losses[task.queue] = max(self.losses.get(task.queue, 0), task.max_lost)
 
     def ask(self, calls: Sequence[Callable[[], T]], until: float | None = None) -> list[T]:
         """Return what each call answers, or raise as a `BrokerError` what kept one from it."""
