@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 from benchmarks.harness import (
@@ -86,13 +87,20 @@ def _worker(task: str) -> Iterator[Turn]:
     with folder() as place:
         path = place / "queue.db"
         opened(path).close()
-        app = App(url(path))
-        enqueue = app.task(name=task)(_stamp).enqueue
-        log = Log(path)
-        with working(Order(str(path), processes=None, drain=False)):
-            yield partial(turn, log, enqueue)
-        log.close()
-        app.close()
+        with enqueuing(path, url(path), task) as real:
+            yield real
+
+
+@contextmanager
+def enqueuing(path: Path, place: str, task: str) -> Iterator[Turn]:
+    """Yield what enqueues at the URL `place` for an idle worker, whose jobs note beside `path`."""
+    app = App(place)
+    enqueue = app.task(name=task)(_stamp).enqueue
+    log = Log(path)
+    with working(Order(str(path), processes=None, drain=False, url=place)):
+        yield partial(turn, log, enqueue)
+    log.close()
+    app.close()
 
 
 def _stamp(sent: int) -> None:

@@ -23,7 +23,7 @@ from pika.connection import Connection
 from pika.spec import BasicProperties
 
 from benchmarks.chain import QUEUE
-from benchmarks.figures.latency import Turn, beside, turn
+from benchmarks.figures.latency import Turn, beside, enqueuing, turn
 from benchmarks.harness import (
     Context,
     Row,
@@ -33,7 +33,7 @@ from benchmarks.harness import (
     folder,
 )
 from benchmarks.pump import Order
-from benchmarks.workers import Log, drained, environment, working
+from benchmarks.workers import Log, drained, environment
 from dibs import App
 from dibs.brokers.rabbitmq import open_url
 from dibs.clock import SystemClock, system_randomness
@@ -126,20 +126,12 @@ def _enqueue(count: int) -> float:
 
 def _waits(context: Context) -> list[Row]:
     name = "rabbitmq: enqueue to start, idle: p50"
-    with running() as place, _worker(place) as real, _chain(place) as bare:
+    with (
+        running() as place,
+        enqueuing(place.path, place.url, "stamp_async") as real,
+        _chain(place) as bare,
+    ):
         return beside(context, name, real, bare)
-
-
-@contextmanager
-def _worker(place: Place) -> Iterator[Turn]:
-    """Yield what enqueues for an idle worker."""
-    app = App(place.url)
-    enqueue = app.task(name="stamp_async")(_stamp).enqueue
-    log = Log(place.path)
-    with working(Order(str(place.path), processes=None, drain=False, url=place.url)):
-        yield partial(turn, log, enqueue)
-    log.close()
-    app.close()
 
 
 @contextmanager
@@ -164,11 +156,6 @@ def _chain(place: Place) -> Iterator[Turn]:
         child.terminate()
     connection.close()
     log.close()
-
-
-def _stamp(sent: int) -> None:
-    """What is enqueued: the worker has a task of this name."""
-    del sent
 
 
 class Bare:

@@ -280,9 +280,9 @@ def _served(queues: object) -> tuple[str, ...] | None:
         return None
     if isinstance(queues, str):
         raise OptionError(f"`queues` is {queues!r}: it is a list of names, as in [{queues!r}]")
-    names = tuple(queues) if isinstance(queues, Iterable) else ()
-    if not names and isinstance(queues, Iterable):
+    names: tuple[Any, ...] = tuple(queues) if isinstance(queues, Iterable) else (queues,)
+    if not names:
         raise OptionError("`queues` is empty: name one, or leave it out for those of all tasks")
-    if not names or not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) for name in names):
         raise OptionError(f"`queues` is {queues!r}: it is a list of names")
     return names

@@ -140,6 +140,24 @@ def dibs(folder: Path, environment: dict[str, str]) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def shell(folder: Path, environment: dict[str, str]) -> Callable[..., Any]:
+    """Run a command line by a shell, with its redirections."""
+
+    def run(line: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", f"exec {sys.executable} -m dibs {line}"],
+            cwd=folder,
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
 def answer(folder: Path, environment: dict[str, str]) -> Callable[..., Any]:
     """Run a command at a terminal where a line is typed."""
 

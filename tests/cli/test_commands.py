@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -14,6 +13,7 @@ import pytest
 from dibs.cli import main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 QUEUE_KEYS = ["name", "ready", "scheduled", "in_flight", "dead", "oldest_ready_seconds", "paused"]
 
 
@@ -160,50 +160,28 @@ def test_a_mistake_is_one_clear_line(
     assert not (folder / "dibs.db").exists(), "nothing was stored"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@FULL
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(
-    "arguments",
-    [["enqueue", "shop:app", "add", "--arg", "a=1"], ["queues", "--json"], ["--help"]],
-)
+@pytest.mark.parametrize("line", ["enqueue shop:app add --arg a=1", "queues --json", "--help"])
 def test_an_output_that_cannot_be_written_is_one_line_and_what_was_done_stays_done(
-    dibs: Run, folder: Path, environment: dict[str, str], arguments: list[str], unbuffered: str
+    dibs: Run, shell: Run, line: str, unbuffered: str
 ) -> None:
     dibs("enqueue", "shop:app", "add", "--arg", "a=1")
-    with open("/dev/full", "w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "dibs", *arguments],
-            cwd=folder,
-            env={**environment, "PYTHONUNBUFFERED": unbuffered},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+    ended = shell(f"{line} >/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert ended.returncode == 2
     assert ended.stderr == (
         "dibs: the output cannot be written: No space left on device; what the command had done"
         " by then stays done\n"
     )
-    jobs = 2 if "enqueue" in arguments else 1
+    jobs = 2 if "enqueue" in line else 1
     assert f'"ready":{jobs}' in dibs("queues", "--json").stdout
 
 
 @pytest.mark.parametrize(("closed", "name"), [(">&-", "stdout"), ("2>&-", "stderr")])
 def test_with_its_output_closed_nothing_is_begun(
-    folder: Path, environment: dict[str, str], closed: str, name: str
+    shell: Run, folder: Path, closed: str, name: str
 ) -> None:
-    enqueue = f"exec {sys.executable} -m dibs enqueue shop:app add --arg a=1 {closed}"
-    ended = subprocess.run(
-        ["sh", "-c", enqueue],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    ended = shell(f"enqueue shop:app add --arg a=1 {closed}")
     assert ended.returncode == 2
     said = ended.stdout + ended.stderr
     assert said.startswith(f"dibs: the output cannot be written: {name} is closed")
@@ -211,19 +189,9 @@ def test_with_its_output_closed_nothing_is_begun(
     assert not (folder / "dibs.db").exists(), "nothing was stored"
 
 
-def test_a_mistake_that_cannot_be_told_is_a_mistake_still(
-    folder: Path, environment: dict[str, str]
-) -> None:
-    with open("/dev/full", "w") as full:
-        ended = subprocess.run(
-            [sys.executable, "-m", "dibs", "queues", "list", "no_such:app"],
-            cwd=folder,
-            env=environment,
-            stderr=full,
-            timeout=30,
-            check=False,
-        )
-    assert ended.returncode == 2
+@FULL
+def test_a_mistake_that_cannot_be_told_is_a_mistake_still(shell: Run) -> None:
+    assert shell("queues list no_such:app 2>/dev/full").returncode == 2
 
 
 def test_an_error_of_the_system_that_is_not_of_the_output_is_raised(

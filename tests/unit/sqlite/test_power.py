@@ -25,7 +25,10 @@ LOSSES = 60
 
 
 class Disk(apsw.VFS):
-    """Notes each write and sync, by the end of the file's name, beside what the broker said."""
+    """Notes each write and sync, by the end of the file's name, beside what the broker said.
+
+    Its methods, and those of its files, have the names that SQLite gave them (N802).
+    """
 
     def __init__(self) -> None:
         self.log: list[tuple[str, str, int, bytes]] = []
