@@ -130,6 +130,7 @@ LOST = "SQS takes a job away before a max_lost of"
 @pytest.mark.parametrize(
     ("receives", "max_lost", "said"),
     [
+        (8, 3, None),
         (11, 10, None),
         (11, 11, f"photos is after 11 receives: {LOST} 11 is used up: set maxReceiveCount to 1000"),
         (1_000, 999, None),
