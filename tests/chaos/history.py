@@ -65,6 +65,18 @@ class History(Struct, frozen=True):
         """Return the jobs of an operation."""
         return {event.job for event in self.of(op, *types)}
 
+    def story(self, job: int) -> str:
+        """Tell what happened to a job, and of every call that was slow beside it."""
+        told = [event for event in self.events if event.job == job]
+        began, ended = told[0].t, told[-1].t
+        slow = [event for event in self.of("call") if began <= event.t <= ended + event.seconds]
+        told = sorted([*told, *slow], key=lambda event: event.t)
+        return f"job {job}" + "".join(
+            f"\n{e.t - began:8.3f} {e.op} {e.type}, process {e.proc}, fence {e.fence},"
+            f" attempt {e.attempt}, {e.seconds:.3f} s"
+            for e in told
+        )
+
     def by_job(self, ops: Iterable[str]) -> dict[int, list[Event]]:
         """Return the events of some operations, by job."""
         found: dict[int, list[Event]] = defaultdict(list)

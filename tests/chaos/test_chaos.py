@@ -138,7 +138,8 @@ def judge_restarts(field: Field, took: list[float]) -> None:
     broken = field.broken(history)
     burnt = {event.job for event in history.of("claim", "ok") if event.attempt > 1}
     if burnt:
-        broken.append(f"rule 29: {len(burnt)} jobs have lost an attempt")
+        first = min(burnt)
+        broken.append(f"rule 29: {len(burnt)} jobs have lost an attempt: {history.story(first)}")
     assert broken == [], f"seed {field.seed}: {broken}"
     assert max(took) <= SHUTDOWN_SECONDS + 2, f"seed {field.seed}: rule 29"
     assert (history.live, history.dead) == (frozenset(), frozenset())
