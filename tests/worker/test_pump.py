@@ -11,6 +11,7 @@ from dibs.brokers.contract import (
     MIN_VISIBILITY_TIMEOUT_MS,
     UNKNOWN,
     Broker,
+    Claim,
     Extended,
     Settled,
     Unknown,
@@ -580,6 +581,81 @@ def test_what_is_abandoned_is_released_and_nothing_is_counted() -> None:
     assert stage.pump.abandon() == 2
     first, second = claim(stage.producer, limit=2)
     assert [(lease.attempt, lease.fence) for lease in (first, second)] == [(1, 2), (1, 2)]
+
+
+def busy_at_first(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the broker be busy when it is told for the first time that nothing is wanted."""
+    claim, busy = stage.broker.claim, [BrokerBusy("held")]
+
+    def claiming(queues: Sequence[str], limit: int) -> Claim:
+        if not limit and busy:
+            raise busy.pop()
+        return claim(queues, limit)
+
+    monkeypatch.setattr(stage.broker, "claim", claiming)
+
+
+def test_a_broker_that_was_busy_is_told_later_that_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else what it was rung for, or handed with the ring, lies until its lease runs out."""
+    stage = Stage()
+    stage.broker.bell()
+    stage.tick()
+    other = stage.open(b"other")
+    other.bell()
+    assert claim(other, limit=2) == []
+    stage.runners[0].die()
+    stage.pump.tick(rung=False)
+    publish(stage.producer, message())
+    busy_at_first(stage, monkeypatch)
+    stage.pump.tick(rung=True, alone=True)
+    assert not is_rung(other)
+    stage.clock.advance(50)
+    stage.pump.tick(rung=False, alone=True)
+    assert is_rung(other)
+
+
+def test_room_that_there_is_again_is_used_and_nothing_declined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    stage.broker.bell()
+    stage.tick()
+    stage.runners[0].die()
+    stage.pump.tick(rung=False)
+    publish(stage.producer, message())
+    busy_at_first(stage, monkeypatch)
+    stage.pump.tick(rung=True, alone=True)
+    for _ in range(2):  # another runner is started, and is ready
+        stage.tick(100)
+    assert stage.counts() == (0, 0, 1, 0)
+
+
+def test_a_full_claim_that_says_to_look_again_is_rung_for_what_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broker says so that could not stop being rung: something may still be handed over."""
+    stage = Stage()
+    granted = stage.broker.claim
+    monkeypatch.setattr(stage.broker, "claim", lambda *a: Claim(granted(*a).leases, 0))
+    publish(stage.producer, *messages(4))
+    stage.tick()
+    assert len(stage.runners[0].queued) == 4
+    assert stage.pump.listens()
+
+
+def test_a_stopping_worker_is_not_over_before_the_broker_has_heard_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    busy_at_first(stage, monkeypatch)
+    stage.pump.stop()
+    stage.pump.tick(rung=False)
+    assert (stage.pump.held, stage.pump.over) == (0, False)
+    stage.clock.advance(50)
+    stage.pump.tick(rung=False)
+    assert stage.pump.over
 
 
 def test_drained_is_said_only_after_a_look_with_nothing_held() -> None:

@@ -210,7 +210,8 @@ class Broker(ABC):
         """Grant up to `limit` messages of `queues`; never waits (G3, G4, G8, G9).
 
         A claim that got less than its limit is rung for what comes next; one that got all of it is
-        not, for it has no room: so a claim of 0 says not to be rung any more. Where a broker
+        not, for it has no room: so a claim of 0 says not to be rung any more. One that was full and
+        says to look again at once may still be rung, as the broker could not end that. Where it
         `takes_ahead`, one that found nothing may be handed a message with a ring, its lease running
         already: a claim with room for it grants it, and one of 0 gives it back.
         """

@@ -45,11 +45,13 @@ def taken(
     `now_ms` is on the clock of their expiry.
 
     Raises:
-        BrokerUnavailable: whether they are renewed is not known; they are to be taken later.
+        BrokerUnavailable: whether they are renewed, or given back, is not known; they are to be
+            taken later.
     """
     wanted = [lease for lease in leases if lease.message.queue in queues][:limit]
-    if len(wanted) < len(leases):
-        broker.settle([Settlement(lease, Release()) for lease in leases if lease not in wanted])
+    unwanted = [Settlement(lease, Release()) for lease in leases if lease not in wanted]
+    if unwanted and UNKNOWN in broker.settle(unwanted):
+        raise BrokerUnavailable(f"{broker.url}: no answer to the return of leases")
     if any(_is_old(lease, now_ms) for lease in wanted):
         answers = broker.extend(wanted)
         if UNKNOWN in answers:

@@ -11,19 +11,18 @@ What it keeps of docs/contract.md: what a dead runner was running is charged and
 is not; a claim asks for the free room and no more; every settlement carries its lease's fence.
 """
 
-import contextlib
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from dibs.brokers.contract import Broker, Claim
 from dibs.errors import BrokerError
-from dibs.events import Holding, RunnerDied, TaskUnknown
-from dibs.message import Error, Lease, Outcome, Release, TaskInfo
-from dibs.policy import after_crash, before_run, is_suspect
-from dibs.runners.contract import Await, Done, Hello, ImportFailed, Slow, Start, Up
+from dibs.events import Holding, RunnerDied
+from dibs.message import Error, Outcome, Release, TaskInfo
+from dibs.policy import after_crash
+from dibs.runners.contract import Done, Hello, ImportFailed, Slow, Up
 from dibs.worker.crew import Crew, Member
-from dibs.worker.leases import WAITING, Leases
+from dibs.worker.dispatch import Dispatcher
+from dibs.worker.leases import Leases
 from dibs.worker.patience import Patience
 from dibs.worker.records import Records
 from dibs.worker.seams import Seams
@@ -35,10 +34,6 @@ SAFETY_POLL_SECONDS = 1.0
 
 LOOK_BEHIND_SECONDS = 1.0
 """How long a job waits behind process jobs that wait for a runner here, if it is before them."""
-
-_MOST_LACKED = 1_000
-_NO_ROOM_MS = 1_000
-"""How long a suspect stays in the broker where enough of them wait for a runner of their own."""
 
 
 class Pump:
@@ -74,16 +69,13 @@ class Pump:
             seams=seams,
         )
         self._records = Records(broker, self.settler, tasks, self._patience, seams.observe)
-        self._waiting: deque[int] = deque()
-        """Serials of leases that wait for a solo runner."""
-        self._prime_suspect = b""
-        """Id of the job that a crash met last begun: what crashes mostly does so at its start."""
-        self._lacked: dict[str, float] = {}
-        """The tasks that jobs came for and this worker lacks, and since when."""
+        self._dispatcher = Dispatcher(crew, self.leases, self.settler, tasks, seams.observe)
         self._told_held = 0
         self._claim_at = self._attend_at = self._look_behind_at = 0.0
         """The last: when to claim again from a queue whose process jobs wait for a runner here."""
-        self._stopping = self._drained = self._asks = False
+        self._stopping = self._drained = False
+        self._asks = self._declines = False
+        """Whether the broker rings this worker; and whether it is yet to hear that it must not."""
 
     def tick(self, rung: bool, alone: bool = False) -> float | None:
         """Do all that is due; return when the next tick is, or None if nothing ever is.
@@ -117,6 +109,11 @@ class Pump:
         return can_claim and (self._asks or self._room(now) > 0)
 
     @property
+    def over(self) -> bool:
+        """Whether a stopping pump has nothing left to do: nothing is held, or handed to it."""
+        return not self.held and not self._declines
+
+    @property
     def drained(self) -> bool:
         """Whether nothing is held here, and a claim made since then found nothing."""
         return self._drained
@@ -131,8 +128,8 @@ class Pump:
         self._stopping = True
         self._crew.wind_down()
         self._ask_no_more()
-        while self._waiting:
-            self._end([(self._waiting.popleft(), Release())])
+        self._end([(serial, Release()) for serial in self._dispatcher.waiting])
+        self._dispatcher.waiting.clear()
 
     def abandon(self) -> int:
         """Release everything that is still running, its runners killed before; return how many."""
@@ -195,7 +192,7 @@ class Pump:
         for serial, lease in held_by_it:
             crashed = serial in running and not member.killed
             if crashed and serial == newest:
-                self._prime_suspect = lease.message.id
+                self._dispatcher.prime_suspect = lease.message.id
             self._end([(serial, after_crash(lease, error) if crashed else Release())])
         if not member.killed and not (self._stopping and not held_by_it):
             charged = sum(serial in running for serial, _ in held_by_it)
@@ -212,11 +209,16 @@ class Pump:
 
         What the broker left unanswered takes up room, or it would grow while every job fails.
         """
-        solos = self._crew.solo_room(len(self._waiting), now)
+        solos = self._crew.solo_room(len(self._dispatcher.waiting), now)
         return self._crew.room(now) - solos - self.settler.doubtful
 
     def _claim(self, now: float, rung: bool) -> None:
-        if self._stopping or now < self._claim_at or not self._patience.allows(now):
+        if not self._patience.allows(now):
+            return
+        if self._declines and (self._stopping or self._room(now) <= 0):
+            self._ask_no_more()
+            return
+        if self._stopping or now < self._claim_at:
             return
         # Not `now`: settling took its time, and the room is looked at again as of this moment.
         asked_at = self._clock.monotonic()
@@ -231,7 +233,8 @@ class Pump:
             self._patience.failed(exc)
             return
         self._patience.worked(now)
-        self._asks = len(claim.leases) < room  # so the broker rings this worker
+        self._asks = len(claim.leases) < room or claim.next_in == 0
+        self._declines = False
         idle_already, self._drained = self._drained, self._is_empty(claim)
         if len(claim.leases) < room:
             wait = SAFETY_POLL_SECONDS if claim.next_in is None else claim.next_in
@@ -240,16 +243,22 @@ class Pump:
             leases, looked = self._records.sift(claim.leases)
             if looked:
                 self._claim_at = now  # to look drains the bell, and what rang it must be found
-            self._dispatch(leases, asked_at)
+            self._dispatcher.hand_out(leases, asked_at)
         elif idle_already and self._drained:
             # Not right after work: chores make the next commit, which may come soon, take longer.
             self._idle()
 
     def _ask_no_more(self) -> None:
-        """Have others be rung, and be given what has come with a ring: here is no room for it."""
-        self._asks = False
-        with contextlib.suppress(BrokerError):
+        """Have others be rung, and be given what has come with a ring: here is no room for it.
+
+        Until the broker has heard of it, that has a lease which nobody renews.
+        """
+        try:
             self._broker.claim(self._queues, 0)
+            self._asks = self._declines = False
+        except BrokerError as exc:
+            self._declines = True
+            self._patience.failed(exc)
 
     def _is_empty(self, claim: Claim) -> bool:
         """Whether a claim says that nothing is left; one that says "look at once" knows of more."""
@@ -275,110 +284,16 @@ class Pump:
         all the same: a job of another kind, first in the queue, must not wait for a runner it does
         not need.
         """
-        waiting = self._waiting_processes()
+        waiting = self._dispatcher.waiting_processes()
         if len(waiting) < self._crew.solos or now >= self._look_behind_at:
             self._look_behind_at = now + LOOK_BEHIND_SECONDS
             return self._queues
         blocked = {lease.message.queue for lease in waiting}
         return [queue for queue in self._queues if queue not in blocked]
 
-    def _waiting_processes(self) -> list[Lease]:
-        """Return the leases of process tasks, suspects apart, that wait for a runner."""
-        leases = (self.leases.get(serial) for serial in self._waiting)
-        return [lease for lease in leases if lease is not None and not is_suspect(lease)]
-
-    def _dispatch(self, leases: list[Lease], asked_at: float) -> None:
-        shared: list[Lease] = []
-        for lease in leases:
-            info = self._tasks.get(lease.message.task)
-            # A first claim has no counters, so there is no budget to look at: the common case.
-            fresh = lease.fence == 1 and lease.message.version == 1
-            if info is not None and fresh and info.kind != "process":
-                shared.append(lease)
-            else:
-                self._dispatch_carefully(lease, info, shared, asked_at)
-        members = sorted(self._crew.shared(), key=lambda m: m.room(asked_at))
-        for left, member in zip(range(len(members), 0, -1), members, strict=True):
-            # Rounded down, the fullest first: what does not divide goes to who has most room.
-            share = min(len(shared) // left, member.room(asked_at))
-            if share:
-                self._give(member, shared[:share], asked_at)
-                del shared[:share]
-        for lease in shared:
-            # A runner died between the look and the claim, and its room with it.
-            self.settler.add(lease, Release())
-
-    def _dispatch_carefully(
-        self, lease: Lease, info: TaskInfo | None, shared: list[Lease], asked_at: float
-    ) -> None:
-        lacked_s = None if info else asked_at - self._lacked_since(lease, asked_at)
-        outcome = before_run(lease, lacked_s)
-        alone = is_suspect(lease) or (info is not None and info.kind == "process")
-        if outcome is None and not alone:
-            shared.append(lease)
-            return
-        if outcome is None:
-            if self._takes_in(lease):
-                self._waiting.append(self.leases.hold([lease], WAITING, asked_at))
-                return
-            outcome = Release(_NO_ROOM_MS if is_suspect(lease) else 0)
-        self.settler.add(lease, outcome)
-
-    def _takes_in(self, lease: Lease) -> bool:
-        """Whether a job that needs a runner of its own may wait for one here, its lease renewed.
-
-        Of suspects there is room for what one death of this worker's runners can make: more come
-        after whole workers died, and those are not to be hoarded by one.
-        """
-        processes = len(self._waiting_processes())
-        if is_suspect(lease):
-            return len(self._waiting) - processes < self._crew.slots
-        return processes < self._crew.solos
-
-    def _lacked_since(self, lease: Lease, now: float) -> float:
-        """Return since when this worker lacks the task of a job, and tell of each task once."""
-        name = lease.message.task
-        if name not in self._lacked and len(self._lacked) < _MOST_LACKED:
-            self._lacked[name] = now
-            self._observe(TaskUnknown(name, lease.message.queue))
-        return self._lacked.get(name, now)
-
-    def _give(self, member: Member, leases: list[Lease], asked_at: float) -> None:
-        for frame, some in self._by_link(leases):
-            first = self.leases.hold(some, member.number, asked_at)
-            member.give(frame(first, some), asked_at)
-
-    def _by_link(self, leases: list[Lease]) -> list[tuple[type[Start | Await], list[Lease]]]:
-        """Sort out which jobs go to a runner's event loop directly."""
-        names = {lease.message.task for lease in leases}
-        awaited = {name for name in names if self._tasks[name].kind == "async"}
-        if not awaited or awaited == names:  # mostly so
-            return [(Await if awaited else Start, leases)]
-        return [
-            (Await, [lease for lease in leases if lease.message.task in awaited]),
-            (Start, [lease for lease in leases if lease.message.task not in awaited]),
-        ]
-
     def _serve_waiting(self, now: float) -> None:
-        while self._waiting:
-            serial = min(self._waiting, key=self._guilt)
-            lease = self.leases.get(serial)
-            if lease is not None:
-                member = self._crew.free_solo(now)
-                if member is None:
-                    self._crew.want_solos(len(self._waiting), now)
-                    return
-                self.leases.assign(serial, member.number)
-                member.give(Start(serial, [lease]), now)
-            self._waiting.remove(serial)
+        if self._dispatcher.serve_waiting(now):
             self._claim_at = now  # the queue of a process task may be open again
-
-    def _guilt(self, serial: int) -> tuple[int, bool]:
-        """Rank a suspect: a guilty one that goes first makes the innocent wait for a new runner."""
-        lease = self.leases.get(serial)
-        if lease is None:
-            return 0, False
-        return lease.crashes, lease.message.id == self._prime_suspect
 
     def _next_tick(self, now: float) -> float | None:
         times = [self.leases.next_look]

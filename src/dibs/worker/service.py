@@ -39,6 +39,8 @@ EXIT_RELEASED_LATE = 1
 
 _QUIT_SECONDS = 1.0
 """How long runners may take to exit: less than a second signal waits for the worker's end."""
+_RELEASE_SECONDS = 0.4
+"""How long a broker that is busy is asked again to take back what is left at the end."""
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
 
@@ -205,11 +207,7 @@ class Service:
         deadline = self._clock.monotonic() + self._plan.shutdown_timeout
         if pump.held:
             self._seams.observe(Stopping(pump.held, self._plan.shutdown_timeout))
-        while True:
-            until = pump.tick(rung=False)
-            if not pump.held or self._stops > 1 or self._clock.monotonic() >= deadline:
-                break
-            self._wait_for_work(pump, broker, min(until or math.inf, deadline))
+        self._go_on(pump, broker, deadline, lambda: not pump.held)
         late = 0
         if pump.held:
             # Killed first: a job must not be released while it still runs, nor one that is done.
@@ -219,7 +217,18 @@ class Service:
             late = pump.abandon()
         self._crew.quit()
         self._wait_for_deaths(pump.hear_last)
+        self._go_on(pump, broker, self._clock.monotonic() + _RELEASE_SECONDS, lambda: pump.over)
         return EXIT_RELEASED_LATE if late or pump.held else EXIT_DONE
+
+    def _go_on(
+        self, pump: Pump, broker: Broker, deadline: float, is_over: Callable[[], bool]
+    ) -> None:
+        """Work until `is_over`, or the time is, or a second stop is asked for."""
+        while True:
+            until = pump.tick(rung=False)
+            if is_over() or self._stops > 1 or self._clock.monotonic() >= deadline:
+                return
+            self._wait_for_work(pump, broker, min(until or math.inf, deadline))
 
     def _wait_for_deaths(self, hear: Callable[[], None]) -> None:
         deadline = self._clock.monotonic() + _QUIT_SECONDS

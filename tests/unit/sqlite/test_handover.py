@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dibs.brokers.contract import APPLIED, STALE, Claim, Duplicate, Gone
+from dibs.brokers.contract import APPLIED, STALE, UNKNOWN, Claim, Duplicate, Gone
 from dibs.brokers.sqlite import SqliteBroker
-from dibs.errors import BrokerBusy, BrokerError
+from dibs.errors import BrokerBusy, BrokerError, BrokerUnavailable
 from dibs.local.bells import LONGEST_NOTE
 from dibs.local.lock import WriteLock
 from dibs.message import Ack, Lease, Message, Release
@@ -338,6 +338,25 @@ def test_rings_and_notes_that_come_together_are_told_apart(open_broker: Open, pa
     assert select.select([waiter.bell()], [], [], 0)[0] == []
 
 
+def test_a_full_claim_that_could_not_ask_no_more_says_to_look_again(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is handed over meanwhile lies until its lease runs out."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message("videos"))
+
+    def held(*_: object) -> None:
+        raise BrokerBusy("held")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(waiter._bells, "disarm", held)
+        found = waiter.claim(["videos"], 1)
+    assert (len(found.leases), found.next_in) == (1, 0)
+    publish(publisher, message())
+    assert claim(waiter, limit=0) == []
+    assert claim_one(publisher).lost == 0
+
+
 def test_who_was_called_while_it_found_something_gives_it_back_when_it_stops(
     open_broker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +415,19 @@ def test_what_could_not_be_given_back_is_when_the_broker_closes(
     other.release()
     other.close()
     waiter.close()
+    assert claim_one(publisher).lost == 0
+
+
+def test_what_is_not_known_to_be_given_back_is_given_back_again(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    with monkeypatch.context() as patch:
+        patch.setattr(waiter, "settle", lambda some: [UNKNOWN] * len(some))
+        with pytest.raises(BrokerUnavailable, match="no answer to the return of leases"):
+            claim(waiter, limit=0)
+    assert claim(waiter, limit=0) == []
     assert claim_one(publisher).lost == 0
 
 

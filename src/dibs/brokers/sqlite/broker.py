@@ -151,9 +151,12 @@ class SqliteBroker(contract.Broker):
             if found.leases and (self._bells.arm(queues, idle=False) or is_full):
                 return contract.Claim(found.leases, 0)
             return found
-        # What is granted is committed, so it must get out.
-        with contextlib.suppress(*([BrokerError] if found.leases else [])):
+        try:
             self._ask_no_more(queues, passes_on=rung and not limit)
+        except BrokerError:
+            if not found.leases:
+                raise
+            return contract.Claim(found.leases, 0)  # what is granted is committed: it must get out
         return found
 
     def _ask_no_more(self, queues: Sequence[str], *, passes_on: bool) -> None:
