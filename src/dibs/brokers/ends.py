@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from dibs.acked import Acked
 from dibs.brokers.capabilities import MAX_DURATION_MS
 from dibs.brokers.contract import ATTEMPTS_KEPT, UNKNOWN, Unknown
 from dibs.errors import BrokerError
@@ -48,6 +49,8 @@ def kept_under(id: bytes, ack: Ack) -> list[tuple[bytes, int]]:
 
 def acks_of(settlements: Iterable[Settlement]) -> Acks:
     """Sort out the acknowledgements."""
+    if type(settlements) is Acked:
+        return _plain(settlements.leases)
     receipts: dict[int, list[int | str]] = {}
     results: dict[int, tuple[list[bytes], list[bytes]]] = {}
     ends: dict[int, list[bytes]] = {}
@@ -70,6 +73,24 @@ def acks_of(settlements: Iterable[Settlement]) -> Acks:
     count = sum(map(len, receipts.values()))
     stored = sum(len(ids) for ids, _ in results.values()) + sum(map(len, ends.values()))
     return Acks(receipts, results, ends, stored, count)
+
+
+def _plain(leases: Sequence[Lease]) -> Acks:
+    receipts: dict[int, list[int | str]] = {}
+    fences = {lease.fence for lease in leases}
+    if len(fences) == 1:  # mostly it is the first
+        receipts[fences.pop()] = [lease.receipt for lease in leases]
+    else:
+        for lease in leases:
+            receipts.setdefault(lease.fence, []).append(lease.receipt)
+    return Acks(receipts, {}, {}, 0, len(leases))
+
+
+def queues_of_others(settlements: Sequence[Settlement]) -> set[str]:
+    """Return the queues of all but the acknowledgements: their messages may wait again."""
+    if type(settlements) is Acked:
+        return set()
+    return {s.lease.message.queue for s in settlements if type(s.outcome) is not Ack}
 
 
 def kept_columns(acks: Sequence[Ack]) -> tuple[list[Any] | None, ...]:

@@ -10,7 +10,7 @@ AHEAD_SECONDS = 0.020
 """A runner holds at most what it will start within this time: longer than a trip to the broker
 and back, so that quick jobs stream, and far shorter than anybody would wait for a slow one."""
 
-MOST_AHEAD = 4_500
+MOST_AHEAD = 5_500
 """A runner never holds more than that ahead, for more speeds up nothing (benchmarks: `drain`), and
 each takes memory at both ends: what the quickest moment of a week took would be kept for good."""
 

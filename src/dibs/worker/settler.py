@@ -7,7 +7,11 @@ Called by: the pump.
 """
 
 import math
+from collections.abc import Sequence
 
+from msgspec.structs import replace
+
+from dibs.acked import Acked
 from dibs.brokers.contract import APPLIED, UNKNOWN, Applied, Broker, Gone, Settled, Unknown
 from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from dibs.events import JobFailed, LeaseLost
@@ -15,8 +19,6 @@ from dibs.events import Settled as SettledEvent
 from dibs.message import Ack, DeadLetter, Lease, Nack, Outcome, Release, Settlement
 from dibs.worker.patience import Patience
 from dibs.worker.seams import Seams
-
-_ACK = Ack()
 
 
 class Settler:
@@ -29,14 +31,17 @@ class Settler:
         """For what the broker answered, but not how: it can be called for everything else."""
         self._observe = seams.observe
         self._limit = broker.capabilities.batch_limit
+        self._acked: list[Lease] = []
+        """The leases whose jobs are done and have no result, by far the most,"""
         self._waiting: list[Settlement] = []
+        """and everything else."""
         self._again: list[Settlement] = []
         """Those that were answered by `Unknown`, to be sent again when `doubts` allow it."""
         self._unsure: set[tuple[bytes, int]] = set()
         """Id and fence of what was sent and not answered: `Gone` is then our own success."""
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._again)
+        return len(self._acked) + len(self._waiting) + len(self._again)
 
     @property
     def doubtful(self) -> int:
@@ -50,7 +55,7 @@ class Settler:
 
     def ack(self, leases: list[Lease]) -> None:
         """Settle leases whose jobs are done and have no result."""
-        self._waiting += [Settlement(lease, _ACK) for lease in leases]
+        self._acked += leases
 
     def add(self, lease: Lease, outcome: Outcome) -> None:
         """Settle a lease."""
@@ -70,8 +75,11 @@ class Settler:
         if self._doubts.allows(now):
             self._waiting += self._again
             self._again = []
-        while self._waiting and self._patience.allows(now):
-            batch = self._waiting[: self._limit]
+        if self._waiting:
+            # All in one step, for each is a commit or a trip to a server.
+            self._waiting += Acked(self._acked)
+            self._acked = []
+        while (batch := self._batch()) and self._patience.allows(now):
             answers: list[Settled]
             refused: BrokerRefused | None = None
             try:
@@ -83,7 +91,7 @@ class Settler:
                 self._unsure.update((s.lease.message.id, s.lease.fence) for s in batch)
                 self._patience.failed(exc)
                 return
-            del self._waiting[: len(batch)]
+            del (self._waiting or self._acked)[: len(batch)]
             doubtful = len(self._again)
             self._patience.worked(now)
             self._note(batch, answers)
@@ -93,13 +101,17 @@ class Settler:
             elif not self._again:
                 self._doubts.worked(now)
 
-    def _note(self, batch: list[Settlement], answers: list[Settled]) -> None:
+    def _batch(self) -> Sequence[Settlement]:
+        return self._waiting[: self._limit] or Acked(self._acked[: self._limit])
+
+    def _note(self, batch: Sequence[Settlement], answers: list[Settled]) -> None:
         """Count what was applied, and keep what was not answered."""
         # list.count compares by identity first: thousands of good answers cost microseconds.
         if answers.count(APPLIED) == len(batch) and not self._unsure:
-            self._observe(_count([settlement.outcome for settlement in batch], late=0))
+            self._observe(_count(batch))
             return
-        applied, late = [], 0
+        applied: list[Settlement] = []
+        late = 0
         for settlement, answer in zip(batch, answers, strict=True):
             lease = settlement.lease
             unsure = (lease.message.id, lease.fence) in self._unsure
@@ -109,22 +121,23 @@ class Settler:
                 continue
             self._unsure.discard((lease.message.id, lease.fence))
             if isinstance(answer, Applied) or (isinstance(answer, Gone) and unsure):
-                applied.append(settlement.outcome)
+                applied.append(settlement)
                 late += isinstance(answer, Applied) and answer.late
             else:
                 self._lost(lease, settlement.outcome)
-        self._observe(_count(applied, late=late))
+        self._observe(replace(_count(applied), late=late))
 
     def _lost(self, lease: Lease, outcome: Outcome) -> None:
         self._observe(LeaseLost(lease, ran=not isinstance(outcome, Release)))
 
 
-def _count(outcomes: list[Outcome], *, late: int) -> SettledEvent:
-    if outcomes.count(_ACK) == len(outcomes):
-        return SettledEvent(done=len(outcomes), late=late)
+def _count(settlements: Sequence[Settlement]) -> SettledEvent:
+    if type(settlements) is Acked:
+        return SettledEvent(done=len(settlements))
+    outcomes = [settlement.outcome for settlement in settlements]
     kinds = [type(outcome) for outcome in outcomes]
     if kinds.count(Ack) == len(kinds):
-        return SettledEvent(done=len(kinds), late=late)
+        return SettledEvent(done=len(kinds))
     crashed = sum(isinstance(o, Nack) and o.charge == "crash" for o in outcomes)
     return SettledEvent(
         done=kinds.count(Ack),
@@ -132,5 +145,4 @@ def _count(outcomes: list[Outcome], *, late: int) -> SettledEvent:
         crashed=crashed,
         dead=kinds.count(DeadLetter),
         released=kinds.count(Release),
-        late=late,
     )

@@ -15,7 +15,7 @@ from dibs.alike import Alike
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import APPLIED, GONE, STALE, STORED, UNKNOWN
-from dibs.brokers.ends import kept_columns, other_end
+from dibs.brokers.ends import kept_columns, other_end, queues_of_others
 from dibs.brokers.handed import claimed, taken
 from dibs.brokers.postgres.inspector import (
     COLUMNS,
@@ -185,6 +185,7 @@ class PostgresBroker(contract.Broker):
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases: acknowledgements together, everything else one by one."""
+        settlements = list(settlements)  # each is looked at again and again
         if not settlements:
             return []
         places = range(len(settlements))
@@ -317,6 +318,6 @@ def _end(settlements: Sequence[Settlement]) -> Call:
 
 
 def _ring_for(settlements: Sequence[Settlement]) -> Call:
-    back = {s.lease.message.queue for s in settlements if type(s.outcome) is not Ack}
+    back = sorted(queues_of_others(settlements))
     ended = [s.lease.message.id for s in settlements if type(s.outcome) in {Ack, DeadLetter}]
-    return ("ring", array_of(TEXT, sorted(back)), array_of(UUID, ended))
+    return ("ring", array_of(TEXT, back), array_of(UUID, ended))

@@ -17,7 +17,7 @@ from dibs.alike import Alike, runs_of
 from dibs.brokers import checks, contract
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import APPLIED, STORED, UNKNOWN
-from dibs.brokers.ends import Acks, acks_of, in_parts, other_end
+from dibs.brokers.ends import Acks, acks_of, in_parts, other_end, queues_of_others
 from dibs.brokers.handover import Handover
 from dibs.brokers.horizon import Horizon
 from dibs.brokers.sqlite.inspector import SqliteInspector, result_of
@@ -243,7 +243,7 @@ class SqliteBroker(contract.Broker):
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases: acknowledgements together, everything else one by one."""
         answers = in_parts(settlements, lambda: self._at_once, self._settled)
-        self._bells.ring({s.lease.message.queue for s in settlements if type(s.outcome) is not Ack})
+        self._bells.ring(queues_of_others(settlements))
         over = (s for s in settlements if type(s.outcome) in {Ack, DeadLetter})
         self._bells.ring_ends(s.lease.message.id for s in over)
         return answers

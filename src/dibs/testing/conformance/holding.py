@@ -8,6 +8,7 @@ Called by: pytest, through `BrokerConformance`.
 import pytest
 from msgspec.structs import replace
 
+from dibs.acked import Acked
 from dibs.brokers.capabilities import Capabilities
 from dibs.brokers.contract import Applied, Broker, Duplicate, Gone, Held, Lost, Stale
 from dibs.message import Ack, Lease, Nack, Outcome, Release, Settlement
@@ -302,6 +303,17 @@ class Holding(Cases):
         leases = claim_all(broker)
         assert broker.settle([Settlement(one, Ack()) for one in leases]) == [Applied()] * count
         assert broker.extend(leases) == [Lost()] * count
+
+    def test_acknowledgements_may_come_as_leases(self, broker: Broker) -> None:
+        """As the worker's do; one of them that is gone, or there twice, stops no other."""
+        publish(broker, *messages(4))
+        first, gone, second, third = claim(broker, limit=4)
+        settle(broker, gone, Ack())
+        answers = broker.settle(Acked([first, gone, second, third, second]))
+        assert answers == [Applied(), Gone(), Applied(), Applied(), Gone()]
+        publish(broker, *messages(2))
+        assert broker.settle(Acked(claim(broker, limit=2))) == [Applied()] * 2
+        assert claim_all(broker) == []
 
     def test_rule_13_an_extension_lasts_from_now(self, harness: Harness, broker: Broker) -> None:
         """And holds off the others for a whole visibility timeout."""
