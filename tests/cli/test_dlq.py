@@ -199,11 +199,13 @@ def test_what_a_limit_leaves_is_said_before_the_others_are_moved(
     assert (told["matched"], told["more"]) == (1, False)
 
 
-def test_all_and_ids_contradict_each_other(dibs: Run, broker: Broker) -> None:
+@pytest.mark.parametrize("less", ["ids", "filters"])
+def test_all_and_less_than_all_contradict_each_other(dibs: Run, broker: Broker, less: str) -> None:
     ids = die(broker, *messages(2))
-    shown = dibs("dlq", "discard", ids[0], "--all", "--yes")
+    said = ids[:1] if less == "ids" else ["--task", "resize"]
+    shown = dibs("dlq", "discard", *said, "--all", "--yes")
     assert (shown.returncode, shown.stdout) == (2, "")
-    assert "`--all` means every dead letter, not those of the ids" in shown.stderr
+    assert f"`--all` means every dead letter, not those of the {less}" in shown.stderr
     assert sorted(listed(dibs)) == sorted(ids)
 
 
@@ -240,7 +242,7 @@ def test_nothing_found_is_said_and_is_no_mistake(
     broker.declare(["photos"])
     plain = dibs("dlq", *arguments)
     assert (plain.returncode, plain.stdout.startswith("no dead letters in /")) == (0, True)
-    filtered = dibs("dlq", *arguments, "--task", "resize")
+    filtered = dibs("dlq", arguments[0], "--task", "resize")
     assert filtered.stdout.endswith("are like that\n")
     assert dibs("dlq", *arguments, "--json").returncode == 0
 

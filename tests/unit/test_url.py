@@ -30,6 +30,16 @@ def test_a_relative_path_is_of_the_working_directory(
     assert absolute("memory://x") == "memory://x"
 
 
+def test_a_working_directory_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "sqlite:///a.db: the working directory is gone" in refusal("sqlite:///a.db")
+    monkeypatch.undo()
+
+
 @pytest.mark.parametrize("url", [Path("a.db"), 5, None, b"sqlite:///a.db"])
 def test_what_is_no_text_is_no_url(url: Any) -> None:
     assert refusal(url).startswith(f"a broker's URL is a text, not {url!r}; a SQLite file is")

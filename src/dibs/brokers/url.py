@@ -102,7 +102,11 @@ def absolute(url: str) -> str:
         raise UrlError(f"{redact(url)}: a queue file takes no options: leave out `?` and the rest")
     if path == ":memory:":
         raise UrlError(f"{url}: a queue in memory is `memory://name`")
-    return f"sqlite:///{os.path.abspath(path)}"
+    try:
+        return f"sqlite:///{os.path.abspath(path)}"
+    except FileNotFoundError:
+        why = "the working directory is gone: go to another, or write the full path"
+        raise UrlError(f"{redact(url)}: {why}, `sqlite:////full/path/file.db`") from None
 
 
 def redact(url: object) -> str:

@@ -243,10 +243,13 @@ def _check_said(ids: list[bytes], wanted: Wanted, everything: bool) -> None:
     """Check that it is said which are meant: a list of ids that came out empty must not mean all.
 
     Raises:
-        OptionError: there is nothing that says it, or there are ids beside `--all`.
+        OptionError: there is nothing that says it, or `--all` beside what says less.
     """
-    if everything and ids:
-        raise OptionError("`--all` means every dead letter, not those of the ids: leave one out")
+    if everything and (ids or wanted != Wanted()):
+        less = "ids" if ids else "filters"
+        raise OptionError(
+            f"`--all` means every dead letter, not those of the {less}: leave one out"
+        )
     if not everything and not ids and wanted == Wanted():
         raise OptionError("which dead letters? Name ids or filters, or say `--all`")
 
