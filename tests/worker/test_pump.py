@@ -632,17 +632,23 @@ def test_room_that_there_is_again_is_used_and_nothing_declined(
     assert stage.counts() == (0, 0, 1, 0)
 
 
-def test_a_full_claim_that_says_to_look_again_is_rung_for_what_comes(
+def test_a_broker_that_still_asks_after_a_full_claim_is_told_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A broker says so that could not stop being rung: something may still be handed over."""
+    """Something may be handed to it all the same, which would lie until its lease runs out."""
     stage = Stage()
-    granted = stage.broker.claim
-    monkeypatch.setattr(stage.broker, "claim", lambda *a: Claim(granted(*a).leases, 0))
+    granted, limits = stage.broker.claim, list[int]()
+
+    def claiming(queues: Sequence[str], limit: int) -> Claim:
+        limits.append(limit)
+        return replace(granted(queues, limit), still_asks=limit > 0)
+
+    monkeypatch.setattr(stage.broker, "claim", claiming)
     publish(stage.producer, *messages(4))
-    stage.tick()
-    assert len(stage.runners[0].queued) == 4
-    assert stage.pump.listens()
+    assert stage.pump.tick(rung=True) == stage.clock.monotonic()
+    stage.pump.tick(rung=False)
+    stage.pump.tick(rung=False)
+    assert limits == [4, 0]
 
 
 def test_a_stopping_worker_is_not_over_before_the_broker_has_heard_of_it(
@@ -656,6 +662,7 @@ def test_a_stopping_worker_is_not_over_before_the_broker_has_heard_of_it(
     stage.clock.advance(50)
     stage.pump.tick(rung=False)
     assert stage.pump.over
+    assert len(stage.told(BrokerBack)) == 1
 
 
 def test_drained_is_said_only_after_a_look_with_nothing_held() -> None:

@@ -1,15 +1,13 @@
 """A worker's stop, with a runner that a test plays by hand."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from dibs.brokers.contract import Settled as Answer
 from dibs.brokers.memory import MemoryBroker, open_memory
 from dibs.clock import SystemClock
 from dibs.errors import BrokerBusy
 from dibs.events import Event, Settled
-from dibs.message import Settlement
 from dibs.runners.contract import Await, Down
 from dibs.testing.clock import ManualClock
 from dibs.testing.making import claim_one, message, publish
@@ -21,11 +19,14 @@ class Stopping(ScriptedRunner):
     """Has its worker stop as soon as it has a job, and never does that."""
 
     service: Service
+    stops = 1
+    """How often it does so."""
 
     def send(self, frame: Down) -> None:
         super().send(frame)
         if isinstance(frame, Await):
-            self.service.stop()
+            for _ in range(self.stops):
+                self.service.stop()
 
 
 class Hasty(Stopping):
@@ -66,20 +67,25 @@ def test_a_job_that_was_done_before_its_runner_was_killed_is_not_run_again(
     assert [(event.done, event.released) for event in settled] == [(1, 0)]
 
 
+@pytest.mark.parametrize("stops", [1, 2])
+@pytest.mark.parametrize("verb", ["settle", "claim"])
 def test_what_a_busy_broker_does_not_take_back_at_the_end_is_offered_again(
-    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, verb: str, stops: int
 ) -> None:
     """Else a job that a restart has cut short loses an attempt when its lease runs out."""
-    settle, busy = broker.settle, [BrokerBusy("held"), BrokerBusy("held")]
+    call, busy = getattr(broker, verb), [BrokerBusy("held"), BrokerBusy("held")]
 
-    def settling(settlements: Sequence[Settlement]) -> list[Answer]:
-        if busy:
+    def calling(*arguments: Any) -> Any:
+        takes_back = verb == "settle" or arguments[-1] == 0
+        if takes_back and busy:
             raise busy.pop()
-        return settle(settlements)
+        return call(*arguments)
 
-    monkeypatch.setattr(broker, "settle", settling)
-    code, settled = stopped(Stopping(ManualClock(), 100, slots=1), broker)
-    assert code == EXIT_RELEASED_LATE
+    monkeypatch.setattr(broker, verb, calling)
+    runner = Stopping(ManualClock(), 100, slots=1)
+    runner.stops = stops
+    code, settled = stopped(runner, broker)
+    assert (code, busy) == (EXIT_RELEASED_LATE, [])
     assert [(event.done, event.released) for event in settled] == [(0, 1)]
     lease = claim_one(broker)
     assert (lease.fence, lease.lost) == (2, 0)

@@ -130,11 +130,13 @@ class Claim(Struct, frozen=True):
     """What a claim found, and after how many seconds to look again if no bell rings.
 
     `next_in` is None where nothing stored falls due by itself. Not `sure`: more may be on its way.
+    `still_asks`: though full, it may be rung or handed something until a claim of 0 has worked.
     """
 
     leases: list[Lease]
     next_in: float | None
     sure: bool = True
+    still_asks: bool = False
 
 
 class CallersConnection(Protocol):
@@ -210,8 +212,7 @@ class Broker(ABC):
         """Grant up to `limit` messages of `queues`; never waits (G3, G4, G8, G9).
 
         A claim that got less than its limit is rung for what comes next; one that got all of it is
-        not, for it has no room: so a claim of 0 says not to be rung any more. One that was full and
-        says to look again at once may still be rung, as the broker could not end that. Where it
+        not, for it has no room: so a claim of 0 says not to be rung any more. Where a broker
         `takes_ahead`, one that found nothing may be handed a message with a ring, its lease running
         already: a claim with room for it grants it, and one of 0 gives it back.
         """

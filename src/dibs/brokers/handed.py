@@ -10,6 +10,9 @@ from dibs.brokers.contract import UNKNOWN, Broker, Claim, Held
 from dibs.errors import BrokerError, BrokerUnavailable
 from dibs.message import Lease, Release, Settlement
 
+TRIES = 3
+"""How often what is not wanted is given back, as far as that got no answer."""
+
 OLD_MS = 50
 """A lease is renewed when it is taken if it is older: by so much its holder may count too long."""
 
@@ -45,13 +48,11 @@ def taken(
     `now_ms` is on the clock of their expiry.
 
     Raises:
-        BrokerUnavailable: whether they are renewed, or given back, is not known; they are to be
-            taken later.
+        BrokerError: nothing of it has happened; it is all to be taken later.
+        BrokerUnavailable: whether they are renewed is not known; they are to be taken later.
     """
     wanted = [lease for lease in leases if lease.message.queue in queues][:limit]
-    unwanted = [Settlement(lease, Release()) for lease in leases if lease not in wanted]
-    if unwanted and UNKNOWN in broker.settle(unwanted):
-        raise BrokerUnavailable(f"{broker.url}: no answer to the return of leases")
+    _give_back(broker, [lease for lease in leases if lease not in wanted])
     if any(_is_old(lease, now_ms) for lease in wanted):
         answers = broker.extend(wanted)
         if UNKNOWN in answers:
@@ -59,6 +60,16 @@ def taken(
         held = zip(wanted, answers, strict=True)
         wanted = [lease for lease, answer in held if isinstance(answer, Held)]
     return wanted
+
+
+def _give_back(broker: Broker, leases: list[Lease]) -> None:
+    """Return leases; what got no answer is returned again, for its holder has forgotten it."""
+    left = [Settlement(lease, Release()) for lease in leases]
+    for _ in range(TRIES):
+        if not left:
+            return
+        answers = broker.settle(left)
+        left = [one for one, answer in zip(left, answers, strict=True) if answer is UNKNOWN]
 
 
 def _is_old(lease: Lease, now_ms: int) -> bool:

@@ -127,9 +127,9 @@ class Pump:
         """Claim nothing more and take back what has not started."""
         self._stopping = True
         self._crew.wind_down()
-        self._ask_no_more()
         self._end([(serial, Release()) for serial in self._dispatcher.waiting])
         self._dispatcher.waiting.clear()
+        self._ask_no_more()
 
     def abandon(self) -> int:
         """Release everything that is still running, its runners killed before; return how many."""
@@ -233,8 +233,8 @@ class Pump:
             self._patience.failed(exc)
             return
         self._patience.worked(now)
-        self._asks = len(claim.leases) < room or claim.next_in == 0
-        self._declines = False
+        self._asks = len(claim.leases) < room
+        self._declines = claim.still_asks
         idle_already, self._drained = self._drained, self._is_empty(claim)
         if len(claim.leases) < room:
             wait = SAFETY_POLL_SECONDS if claim.next_in is None else claim.next_in
@@ -255,10 +255,12 @@ class Pump:
         """
         try:
             self._broker.claim(self._queues, 0)
-            self._asks = self._declines = False
         except BrokerError as exc:
             self._declines = True
             self._patience.failed(exc)
+        else:
+            self._asks = self._declines = False
+            self._patience.worked(self._clock.monotonic())
 
     def _is_empty(self, claim: Claim) -> bool:
         """Whether a claim says that nothing is left; one that says "look at once" knows of more."""
@@ -308,5 +310,7 @@ class Pump:
                 times.append(self._attend_at)
             if not self._stopping and self._room(now) > 0:
                 times.append(max(self._claim_at, now))
+            if self._declines:
+                times.append(now)
         at = min(times)
         return None if math.isinf(at) else at

@@ -40,7 +40,7 @@ EXIT_RELEASED_LATE = 1
 _QUIT_SECONDS = 1.0
 """How long runners may take to exit: less than a second signal waits for the worker's end."""
 _RELEASE_SECONDS = 0.4
-"""How long a broker that is busy is asked again to take back what is left at the end."""
+"""How long a broker that fails is asked again to take back what is left; a call may outlast it."""
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
 
@@ -203,11 +203,12 @@ class Service:
 
     def _finish(self, pump: Pump, broker: Broker) -> int:
         """Let running jobs finish within the shutdown timeout, release the others."""
+        asked_at = self._clock.monotonic()
         pump.stop()
-        deadline = self._clock.monotonic() + self._plan.shutdown_timeout
         if pump.held:
             self._seams.observe(Stopping(pump.held, self._plan.shutdown_timeout))
-        self._go_on(pump, broker, deadline, lambda: not pump.held)
+        deadline = self._clock.monotonic() + self._plan.shutdown_timeout
+        self._go_on(pump, broker, deadline, lambda: not pump.held or self._stops > 1)
         late = 0
         if pump.held:
             # Killed first: a job must not be released while it still runs, nor one that is done.
@@ -215,20 +216,21 @@ class Service:
             self._crew.kill()
             self._wait_for_deaths(pump.hear_last)
             late = pump.abandon()
+            asked_at = self._clock.monotonic()
         self._crew.quit()
         self._wait_for_deaths(pump.hear_last)
-        self._go_on(pump, broker, self._clock.monotonic() + _RELEASE_SECONDS, lambda: pump.over)
+        self._go_on(pump, broker, asked_at + _RELEASE_SECONDS, lambda: pump.over)
         return EXIT_RELEASED_LATE if late or pump.held else EXIT_DONE
 
     def _go_on(
         self, pump: Pump, broker: Broker, deadline: float, is_over: Callable[[], bool]
     ) -> None:
-        """Work until `is_over`, or the time is, or a second stop is asked for."""
-        while True:
+        """Work until `is_over`, or the time is."""
+        while not is_over() and self._clock.monotonic() < deadline:
             until = pump.tick(rung=False)
-            if is_over() or self._stops > 1 or self._clock.monotonic() >= deadline:
-                return
-            self._wait_for_work(pump, broker, min(until or math.inf, deadline))
+            if not is_over():
+                wait = deadline if until is None else min(until, deadline)
+                self._wait_for_work(pump, broker, wait)
 
     def _wait_for_deaths(self, hear: Callable[[], None]) -> None:
         deadline = self._clock.monotonic() + _QUIT_SECONDS

@@ -156,7 +156,8 @@ class SqliteBroker(contract.Broker):
         except BrokerError:
             if not found.leases:
                 raise
-            return contract.Claim(found.leases, 0)  # what is granted is committed: it must get out
+            # What is granted is committed: it must get out.
+            return contract.Claim(found.leases, found.next_in, still_asks=True)
         return found
 
     def _ask_no_more(self, queues: Sequence[str], *, passes_on: bool) -> None:
