@@ -11,6 +11,7 @@ statement `hand_over` leases a message.
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 
 from dibs.alike import Alike
 from dibs.brokers import notes
@@ -35,23 +36,25 @@ class Handover:
         self._bells = bells
         self._clock = clock
         self._lease: Lease | None = None
-        """What is handed over by the transaction under way,"""
-        self._note = b""
-        """and how that is told."""
+        """What is handed over by the transaction under way."""
         self._is_told = False
+        self._ahead: tuple[bytes, Lease | None] = (b"", None)
+        """A note that was read while its caller was at the commit, and what it says."""
 
     def make(self, alone: Alike, seq: int, now: int) -> bool:
         """Have the message of `alone` leased to one who waits for it; say whether it is.
 
         It is not if nobody waits so, or if it is not its turn.
         """
-        if len(alone.args[0]) > LONGEST_NOTE or not self._bells.call(alone.pattern.queue):
+        if len(alone.args[0]) > LONGEST_NOTE or not self._bells.reach(alone.pattern.queue):
             return False
         (message,) = alone
         expiry = self._clock.boot_ms() + message.visibility_timeout_ms
         lease = Lease(message, 1, 0, 0, 0, expiry, seq)
-        self._note = notes.note_of(lease)
-        if len(self._note) > LONGEST_NOTE:
+        note = notes.note_of(lease)
+        if len(note) > LONGEST_NOTE:
+            note = b""  # it is to look, then
+        if not self._bells.call(note) or not note:
             return False
         self._db.run("hand_over", seq=seq, now=now, expiry=expiry)
         self._lease = lease if self._db.connection.changes() else None
@@ -59,12 +62,12 @@ class Handover:
 
     def tell(self) -> None:
         """Tell whom was called, of its lease or to look: after the commit, within the lock."""
-        self._is_told = self._bells.tell(self._note if self._lease else b"")
+        self._is_told = self._bells.tell(is_handed=self._lease is not None)
 
     def undo(self) -> None:
         """Have whom was called look: nothing is committed, and its seq may be another's soon."""
         self._lease = None
-        self._bells.tell(b"")
+        self._bells.tell(is_handed=False)
 
     def finish(self, broker: Broker) -> bool:
         """End it, after the lock; say whether somebody was called, so that nobody is to be rung.
@@ -78,12 +81,26 @@ class Handover:
                 broker.settle([Settlement(lease, Release())])
         return lease is not None or self._is_told
 
+    def listen(self, queues: Sequence[str]) -> bool:
+        """Hear the bell, and wait a little for who calls; say whether a ring is owed."""
+        return self._bells.listen(partial(self._get_ready, queues))
+
+    def _get_ready(self, queues: Sequence[str]) -> None:
+        """Do, while the caller is at its commit, what would else be done after it."""
+        note = self._bells.called_for
+        self._ahead = note, notes.read(note, Lease)
+        self._bells.arm(queues, idle=False)
+
+    def _read(self, note: bytes) -> Lease | None:
+        ahead, lease = self._ahead
+        return lease if note is ahead else notes.read(note, Lease)
+
     def taken(self, broker: Broker, queues: Sequence[str], limit: int) -> list[Lease]:
         """Return what was handed over to this waiter; what is not wanted is given back.
 
         What another version of dibs handed over is not taken, and its lease runs out.
         """
-        found = [notes.read(note, Lease) for note in self._bells.handed]
+        found = [self._read(note) for note in self._bells.handed]
         leases = [lease for lease in found if lease is not None]
         wanted = taken(broker, leases, queues, limit, self._clock.boot_ms())
         self._bells.handed.clear()

@@ -25,8 +25,8 @@ from dibs.local.fork import drop_in_child
 from dibs.local.listing import Board, Listing
 
 RUNG, CALLED, HANDED = b"!", b"?", b"="
-"""What is written to a bell: look; wait, for something is being committed for you alone; and what
-that is, after its length in two bytes."""
+"""What is written to a bell: look; wait, for something is being committed for you alone, with what
+that is, after its length in two bytes; and that it is committed."""
 LONGEST_NOTE = fifo.WHOLE_BYTES - 3
 FIFO_BYTES = 65_536
 SIGNS = re.compile("[@=]")
@@ -58,8 +58,12 @@ class Bells:
         rings takes the wish away."""
         self.handed: list[bytes] = []
         """What was handed over to this waiter, and is not taken yet."""
+        self.called_for = b""
+        """What the last caller is committing for this waiter. It may never be."""
         self._is_called = False
         """Whether something is being committed for this waiter."""
+        self._is_rung = False
+        """Whether somebody has taken a wish since this waiter asked last."""
         self.may_be_called = False
         """Whether something may be handed over that was not heard of. Only who has the lock, and
         has drained the bell since, knows that nothing is: then all who were called are told."""
@@ -91,10 +95,11 @@ class Bells:
             self._hear(heard)
         return self.owed
 
-    def listen(self) -> bool:
+    def listen(self, meanwhile: Callable[[], object]) -> bool:
         """Drain the bell; if something is being committed for us, wait for it a little."""
         self.drain()
         if self._is_called:
+            meanwhile()
             fifo.wait(self._fd, CALLED_MS)
             self.drain()
             self._is_called = False  # else who called is dead, and each claim would wait for it
@@ -114,9 +119,13 @@ class Bells:
         """
         if self._fd < 0:
             return False
-        self._take_back(self._asked.keys() - set(queues))
+        wishes = dict.fromkeys(queues, "=" if idle else "@")
+        if not idle and not self._is_rung and wishes == self._asked:
+            return False  # nobody has taken one: said while it was called, for the time after that
+        self._is_rung = False
+        self._take_back(self._asked.keys() - wishes.keys())
         self.may_be_called = self.may_be_called or idle
-        return sum([self._ask(queue, "=" if idle else "@") for queue in queues]) > 0
+        return sum([self._ask(*wish) for wish in wishes.items()]) > 0
 
     def disarm(
         self, queues: Collection[str], rung: bool, left: Callable[[], Collection[str]]
@@ -138,22 +147,33 @@ class Bells:
                 names = (name for name in entries if name.startswith((f"{queue}@", f"{queue}=")))
                 next(filter(self._rung, names), None)
 
-    def call(self, queue: str) -> bool:
-        """Wake one to whom a message may be handed over; say whether there is one.
-
-        To wake up takes an idle process as long as the disk takes for a commit: so it is called
-        before that, and told afterwards (benchmarks: `latency`).
-        """
-        if self._entries.are_old() and (usual := self._usual.get(queue)) and self._called(usual):
+    def reach(self, queue: str) -> bool:
+        """Find one to whom a message may be handed over, and whom nobody else reaches any more."""
+        if self._entries.are_old() and (usual := self._usual.get(queue)) and self._reached(usual):
             return True
         entries = self._entries.names()
         if entries:  # mostly nobody waits, and each publisher asks, with the lock held
             names = (name for name in entries if name.startswith(f"{queue}="))
-            self._usual[queue] = next(filter(self._called, names), "")
+            self._usual[queue] = next(filter(self._reached, names), "")
         return self._callee >= 0
 
-    def tell(self, note: bytes) -> bool:
-        """Tell whom was called what is committed for it, or b"" to look; say whether it is there.
+    def call(self, note: bytes) -> bool:
+        """Wake whom was reached, for what the note says; say whether that is possible.
+
+        To wake up, and to read the note, takes an idle process as long as the disk takes for a
+        commit: so it is called before that, and told afterwards (benchmarks: `latency`).
+        """
+        try:
+            os.write(self._callee, CALLED + len(note).to_bytes(2) + note)
+        except OSError:
+            os.close(self._callee)  # it is full of rings, so it has other things to do; or closed
+            self._callee = -1
+        return self._callee >= 0
+
+    def tell(self, *, is_handed: bool) -> bool:
+        """Tell whom was called that it has what it was called for, or to look.
+
+        Say whether it is there.
 
         To be done before anybody else gets the lock: so whoever has it knows that all are told.
         """
@@ -161,7 +181,7 @@ class Bells:
             return False
         callee, self._callee = self._callee, -1
         try:
-            os.write(callee, HANDED + len(note).to_bytes(2) + note if note else RUNG)
+            os.write(callee, HANDED if is_handed else RUNG)
         except OSError:
             return False
         finally:
@@ -235,10 +255,14 @@ class Bells:
         while at < len(heard):
             sign, at = heard[at : at + 1], at + 1
             self._is_called = sign == CALLED
-            if sign == HANDED:
+            if sign == CALLED:
                 end = at + 2 + int.from_bytes(heard[at : at + 2])
-                self.handed.append(heard[at + 2 : end])
-                at = end
+                self.called_for, at = heard[at + 2 : end], end
+            elif sign == HANDED:
+                # Its caller's: none may call before the last one has told, or has died.
+                self.handed.append(self.called_for)
+            else:
+                self._is_rung = True
 
     def _take_back(self, queues: Iterable[str]) -> bool:
         """Take the wishes back; return whether one was taken by somebody who rings for it."""
@@ -294,23 +318,15 @@ class Bells:
         taken = any(self._unlinked(f"{queue}{sign}{waiter}") for sign in "@=")
         return taken and self._wake(waiter)
 
-    def _called(self, entry: str) -> bool:
+    def _reached(self, entry: str) -> bool:
         queue, waiter = SIGNS.split(entry)
         self._entries.read_again()  # it is gone, in one way or the other
         try:
             os.rename(self._path(entry), self._path(f"{queue}@{waiter}"))
         except OSError:
             return False
-        callee = self._opened(waiter)
-        if callee < 0:
-            return False
-        try:
-            os.write(callee, CALLED)
-        except OSError:
-            os.close(callee)  # it is full of rings, so it has other things to do; or just closed
-            return False
-        self._callee = callee
-        return True
+        self._callee = self._opened(waiter)
+        return self._callee >= 0
 
     def _wake(self, waiter: str) -> bool:
         if (fd := self._opened(waiter)) < 0:

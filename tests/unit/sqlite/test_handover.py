@@ -93,6 +93,46 @@ def test_it_is_called_before_the_commit_and_nobody_else_is_woken(open_broker: Op
     assert [rung(one) for one in waiters] == called
 
 
+def test_what_it_is_called_for_is_not_taken_before_the_commit(open_broker: Open) -> None:
+    """It is in the call already, to be read while the disk works."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+
+    def look() -> bytes:
+        waiter._bells.drain()
+        waiter._handover._get_ready(["photos"])
+        assert waiter._bells.handed == []
+        return waiter._bells.called_for
+
+    with at_the_commit(publisher, look) as seen:
+        (new,) = publish(publisher, message())
+    assert seen[0]
+    assert ids(claim(waiter, limit=2)) == [new.id]
+
+
+def test_a_ring_between_the_call_and_the_commit_takes_nothing_away(open_broker: Open) -> None:
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    with at_the_commit(publisher, lambda: waiter._bells._wake(waiter._bells._name)):
+        (new,) = publish(publisher, message())
+    assert ids(claim(waiter, limit=2)) == [new.id]
+
+
+def test_whose_wish_is_taken_while_it_is_called_asks_again(open_broker: Open) -> None:
+    """It asked for the time after the commit before that, and somebody has rung it meanwhile."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+
+    def ready_and_rung() -> None:
+        waiter._bells.drain()
+        waiter._handover._get_ready(["photos"])
+        publisher._bells.ring(["photos"])
+
+    with at_the_commit(publisher, ready_and_rung):
+        publish(publisher, message())
+    assert len(claim(waiter, limit=2)) == 1
+    assert not rung(waiter)
+    publish(publisher, message())
+    assert rung(waiter)
+
+
 def test_each_message_goes_to_another_waiter(open_broker: Open) -> None:
     publisher = open_broker()
     waiters = [waiting(open_broker(), "photos") for _ in range(3)]
@@ -203,11 +243,11 @@ def test_what_is_handed_to_one_that_closes_meanwhile_goes_back_at_once(
     idle = open_broker()
     tell = publisher._bells.tell
 
-    def telling(note: bytes) -> bool:
-        if note:
+    def telling(*, is_handed: bool) -> bool:
+        if is_handed:
             waiter._bells.close()
             waiting(idle, "photos")
-        return tell(note)
+        return tell(is_handed=is_handed)
 
     monkeypatch.setattr(publisher._bells, "tell", telling)
     publish(publisher, message())
@@ -456,7 +496,8 @@ def test_a_ring_finds_who_changes_its_wish_meanwhile(
 
 def test_whom_a_publisher_called_that_died_waits_for_it_once(open_broker: Open) -> None:
     publisher, waiter = open_broker(), waiting(open_broker(), "photos")
-    assert publisher._bells.call("photos")
+    assert publisher._bells.reach("photos")
+    assert publisher._bells.call(b"")
     os.close(publisher._bells._callee)
     publisher._bells._callee = -1
     assert claim(waiter) == []

@@ -287,7 +287,7 @@ def test_what_is_not_its_own_a_leader_hands_over_to_nobody(open_broker: Open) ->
     (lease,) = claim(waiter, limit=2)
     assert lease.message == new
     assert waiter._bells.handed == []
-    assert leader._handover._note == b""
+    assert waiter._bells.called_for == b""
 
 
 def test_a_file_that_was_replaced_is_not_published_to_by_others(

@@ -140,7 +140,7 @@ class SqliteBroker(contract.Broker):
     def _claim(self, queues: Sequence[str], limit: int) -> contract.Claim:
         asked, limit = limit, min(limit, self._at_once)
         queues = [queue for queue in queues if contract.QUEUE_NAME.fullmatch(queue)]
-        rung = self._bells.listen() if limit else self._bells.drain()
+        rung = self._handover.listen(queues) if limit else self._bells.drain()
         found = self._found(queues, limit, rung)
         self._bells.owed = False
         if limit and not found.leases and self._bells.arm(queues, idle=True):
