@@ -18,9 +18,7 @@ from dibs.testing.making import (
     settle,
 )
 from tests.regressions.seeding import finds
-
-OPENINGS = 100
-MIB = 1 << 20
+from tests.residue import leaves_nothing
 
 
 def opened(path: Path, clock: ManualClock, worker_id: bytes) -> SqliteBroker:
@@ -77,19 +75,8 @@ def test_b12_opening_and_closing_again_and_again_leaves_nothing_behind(
         settle(broker, claim_one(broker), Ack())
         broker.close()
 
-    for _ in range(20):
-        once()
-    descriptors, memory = len(os.listdir("/proc/self/fd")), resident_bytes()
-    for _ in range(OPENINGS):
-        once()
-    assert len(os.listdir("/proc/self/fd")) == descriptors, "descriptors are left"
-    assert resident_bytes() - memory < MIB
+    leaves_nothing(once)
     assert os.listdir(path.with_name(path.name + "-bells")) == []
-
-
-def resident_bytes() -> int:
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def without_suite(brokers: Path, suites: Path) -> set[str]:

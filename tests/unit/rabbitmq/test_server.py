@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -41,6 +41,7 @@ from dibs.wires.amqp import inbox, letters, post
 from dibs.wires.amqp.address import address_of
 from dibs.wires.amqp.post import KEEPING, MARK
 from dibs.wires.amqp.press import Sheet
+from tests.residue import leaves_nothing
 from tests.servers.rabbitmq import Server
 from tests.unit.rabbitmq.conftest import RUNGS_MS, Open
 from tests.worker.scripted import PLAIN
@@ -244,6 +245,31 @@ def test_rule_23_the_jobs_of_a_silent_holder_are_back_after_three_heartbeats(
         proxy.heal()
         assert settle(holder, lease, Ack()) == Stale()
         holder.close()
+
+
+def test_b12_losing_the_connection_again_and_again_leaves_nothing_behind(
+    server: Server, url: str
+) -> None:
+    """celery 10277: each reconnect leaked."""
+    with Proxy("127.0.0.1", server.port) as proxy:
+        through = f"{server.url(proxy.port)}?prefix={prefix_of(url)}"
+        broker = open_url(through, clock=SystemClock(), worker_id=os.urandom(16))
+        broker.bell()
+        broker.declare(["photos"])
+
+        def works() -> bool:
+            with suppress(BrokerUnavailable):
+                claim(broker)
+                publish(broker, message("mails"))
+                return True
+            return False
+
+        def once() -> None:
+            proxy.reset()
+            until(works, "it works again")
+
+        leaves_nothing(once)
+        broker.close()
 
 
 def test_rule_26_a_silent_server_is_given_up_in_time(server: Server, open_one: Open) -> None:
