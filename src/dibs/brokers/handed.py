@@ -35,7 +35,8 @@ def claimed(
     except BrokerError:
         if not found.leases:
             raise
-        return Claim(found.leases, 0)  # what is granted must get out
+        # What is granted must get out.
+        return Claim(found.leases, 0, still_asks=len(found.leases) == limit)
     return Claim([*found.leases, *leases], 0) if leases else found
 
 

@@ -89,7 +89,7 @@ class Handover:
         """Do, while the caller is at its commit, what would else be done after it."""
         note = self._bells.called_for
         self._ahead = note, notes.read(note, Lease)
-        self._bells.arm(queues, idle=False)
+        self._bells.arm_ahead(queues)
 
     def _read(self, note: bytes) -> Lease | None:
         ahead, lease = self._ahead

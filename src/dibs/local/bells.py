@@ -4,9 +4,8 @@ Owns the folder `<db>-bells`: a FIFO for each broker that waits, and for each qu
 an entry, `<queue>@<waiter>`, or `<queue>=<waiter>` of one that has found nothing and does nothing
 but wait: to that one a message may be handed over. Whoever removes an entry rings that waiter, so
 no ring is spent on a waiter that was rung already, and no two publishers ring the same one; who
-hands over makes `=` into `@`, and no two hand over to the same one. `ends/<waiter>` holds the ids
-whose ends a broker waits for; each of them rings it. They have a folder of their own because every
-acknowledgement looks there, and must not pay for the workers that wait for work.
+hands over makes `=` into `@`, and no two hand over to the same one. What is in `ends/` is
+`Awaited`.
 Must never: fail a call whose transaction is committed; a lost bell costs a second, no message.
 Called by: brokers that are files.
 """
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from dibs.errors import BrokerUnavailable
 from dibs.local import fifo
+from dibs.local.awaited import Awaited
 from dibs.local.fifo import NEW, NOBODY
 from dibs.local.fork import drop_in_child
 from dibs.local.listing import Board, Listing
@@ -44,12 +44,10 @@ class Bells:
 
     def __init__(self, folder: Path, worker_id: bytes, board: Board) -> None:
         self._folder = str(folder)
-        self._ends = f"{folder}/ends"
         self._entries = Listing(self._folder, board, "bells")
-        self._awaiting = Listing(self._ends, board, "ends")
         self._name = f"{worker_id.hex()}-{os.urandom(4).hex()}"
+        self._awaited = Awaited(self._folder, self._name, board)
         self._fd = -1
-        self._awaited: frozenset[bytes] = frozenset()
         self.owed = False
         """Whether it was rung and has not claimed since. A ring may come before the commit of what
         it is for: then no look finds that, but only a claim, which waits for the lock."""
@@ -62,8 +60,8 @@ class Bells:
         """What the last caller is committing for this waiter. It may never be."""
         self._is_called = False
         """Whether something is being committed for this waiter."""
-        self._is_rung = False
-        """Whether somebody has taken a wish since this waiter asked last."""
+        self._is_rung = self._asked_ahead = False
+        """Whether it was rung since it asked last; and whether it asked while it was called."""
         self.may_be_called = False
         """Whether something may be handed over that was not heard of. Only who has the lock, and
         has drained the bell since, knows that nothing is: then all who were called are told."""
@@ -97,6 +95,7 @@ class Bells:
 
     def listen(self, meanwhile: Callable[[], object]) -> bool:
         """Drain the bell; if something is being committed for us, wait for it a little."""
+        self._asked_ahead = False
         self.drain()
         if self._is_called:
             meanwhile()
@@ -120,12 +119,18 @@ class Bells:
         if self._fd < 0:
             return False
         wishes = dict.fromkeys(queues, "=" if idle else "@")
-        if not idle and not self._is_rung and wishes == self._asked:
-            return False  # nobody has taken one: said while it was called, for the time after that
+        asked_ahead, self._asked_ahead = self._asked_ahead, False
+        if asked_ahead and not self._is_rung and wishes == self._asked:
+            return False
         self._is_rung = False
         self._take_back(self._asked.keys() - wishes.keys())
         self.may_be_called = self.may_be_called or idle
         return sum([self._ask(*wish) for wish in wishes.items()]) > 0
+
+    def arm_ahead(self, queues: Iterable[str]) -> None:
+        """Do before what it is called for is there what the next `arm` would do after it."""
+        self.arm(queues, idle=False)
+        self._asked_ahead = True
 
     def disarm(
         self, queues: Collection[str], rung: bool, left: Callable[[], Collection[str]]
@@ -190,28 +195,17 @@ class Bells:
 
     def await_ends(self, ids: Iterable[bytes]) -> bool:
         """Ask to be rung when one of `ids` ends, and no other; say whether any of them is new."""
-        if self._awaited and not os.path.exists(f"{self._ends}/{self._name}"):
-            self._awaited = frozenset()  # somebody cleared the folder away
-        wanted = frozenset(ids)
-        if self._fd < 0 or wanted == self._awaited:
+        if self._fd < 0:
             return False
-        new, self._awaited = not wanted <= self._awaited, wanted
-        try:
-            if wanted:
-                self._write_ends(b"".join(wanted))
-            else:
-                os.unlink(f"{self._ends}/{self._name}")
-        except OSError:
-            self._awaited = frozenset()  # to be tried again the next time
-        return new
+        with contextlib.suppress(OSError):
+            if not os.path.exists(self._path(self._name)):
+                self._hang_up_again()
+        return self._awaited.ask(ids)
 
     def ring_ends(self, ended: Iterable[bytes]) -> None:
         """Wake all who wait for one of these; `ended` is not read if nobody waits."""
-        if waiters := self._awaiting.names():
-            over = frozenset(ended)
-            for waiter in waiters:
-                if self._awaits_any(waiter, over):
-                    self._wake(waiter)
+        for waiter in self._awaited.of(ended):
+            self._wake(waiter)
 
     def bury_dead(self) -> None:
         """Remove what dead processes left behind, of some waiters at a time.
@@ -219,9 +213,9 @@ class Bells:
         Whoever rings one removes it too, but nothing may be left that would ring for it, and every
         publisher reads the folder.
         """
-        for listing in (self._entries, self._awaiting):
+        for listing in (self._entries, self._awaited.listing):
             listing.read_again()  # not each file is told of
-        names: dict[str, list[str]] = {waiter: [] for waiter in self._awaiting.names()}
+        names: dict[str, list[str]] = {waiter: [] for waiter in self._awaited.listing.names()}
         for name in self._entries.names():
             waiter = SIGNS.split(name)[-1].removesuffix("~")
             names.setdefault(waiter, []).append(name)
@@ -243,6 +237,7 @@ class Bells:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self.handed, self.called_for, self._is_called = [], b"", False
 
     def _hung_up(self) -> int:
         """Make the FIFO, and return a descriptor of it."""
@@ -270,8 +265,8 @@ class Bells:
         for queue in queues:
             if sign := self._asked.pop(queue, ""):
                 caught = not self._unlinked(f"{queue}{sign}{self._name}") or caught
-                if sign == "=":
-                    self._unlinked(f"{queue}@{self._name}")  # what is left of it, if we are called
+                # What is left of it, if we are called.
+                self._unlinked(f"{queue}{'@' if sign == '=' else '='}{self._name}")
         return caught
 
     def _unlinked(self, name: str) -> bool:
@@ -289,9 +284,9 @@ class Bells:
         """Ask in one way and no other; say whether it was not asked for before."""
         self._asked[queue] = sign
         entry = self._path(f"{queue}{sign}{self._name}")
+        other = f"{queue}{'@' if sign == '=' else '='}{self._name}"
         with contextlib.suppress(OSError):
-            other = "@" if sign == "=" else "="
-            os.rename(self._path(f"{queue}{other}{self._name}"), entry)
+            os.rename(self._path(other), entry)
             self._entries.changed()
             return False
         names = self._path(self._name), entry
@@ -301,6 +296,9 @@ class Bells:
             except FileNotFoundError:
                 self._hang_up_again()
                 os.link(*names)
+            # Who calls just now has made the other of the one that was there: with both, which are
+            # one file, no rename would do anything any more.
+            self._unlinked(other)
             self._entries.changed()
             return True
         return False
@@ -308,15 +306,22 @@ class Bells:
     def _hang_up_again(self) -> None:
         """Make the FIFO anew: somebody cleared the folder away, and nobody could ring us."""
         fd = self._hung_up()
+        self.drain()
         os.dup2(fd, self._fd, inheritable=False)
         os.close(fd)
 
     def _rung(self, entry: str) -> bool:
         queue, waiter = SIGNS.split(entry)
         self._entries.read_again()  # it is gone, in one way or the other
-        # Its owner may have changed the sign since the folder was read.
-        taken = any(self._unlinked(f"{queue}{sign}{waiter}") for sign in "@=")
-        return taken and self._wake(waiter)
+        # Opened first: where no descriptor is left, no wish must be taken that cannot be granted.
+        if (fd := self._opened(waiter)) < 0:
+            return False
+        try:
+            # Its owner may have changed the sign since the folder was read.
+            taken = any(self._unlinked(f"{queue}{sign}{waiter}") for sign in "@=")
+            return taken and self._written(fd)
+        finally:
+            os.close(fd)
 
     def _reached(self, entry: str) -> bool:
         queue, waiter = SIGNS.split(entry)
@@ -332,13 +337,18 @@ class Bells:
         if (fd := self._opened(waiter)) < 0:
             return False
         try:
+            return self._written(fd)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _written(fd: int) -> bool:
+        try:
             os.write(fd, RUNG)
         except BlockingIOError:
             return True  # full, so readable
         except OSError:
             return False
-        finally:
-            os.close(fd)
         return True
 
     def _opened(self, waiter: str) -> int:
@@ -359,30 +369,6 @@ class Bells:
             return error.errno in NOBODY
         return False
 
-    def _awaits_any(self, waiter: str, ended: frozenset[bytes]) -> bool:
-        try:
-            with open(f"{self._ends}/{waiter}", "rb") as file:
-                ids = file.read()
-        except OSError:
-            self._awaiting.read_again()
-            return False
-        return any(ids[at : at + 16] in ended for at in range(0, len(ids), 16))
-
-    def _write_ends(self, ids: bytes) -> None:
-        if not os.path.exists(self._path(self._name)):
-            self._hang_up_again()
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._ends, 0o700)
-        unseen = self._path(f"{self._name}~")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(unseen, flags, 0o600)
-        try:
-            os.write(fd, ids)
-        finally:
-            os.close(fd)
-        os.replace(unseen, f"{self._ends}/{self._name}")  # whole or not at all
-        self._awaiting.changed()
-
     def _bury(self, waiter: str) -> None:
         own = (waiter, f"{waiter}~")
         self._entries.read_again()
@@ -390,7 +376,8 @@ class Bells:
         self._remove(waiter, names)
 
     def _remove(self, waiter: str, names: Iterable[str]) -> None:
-        for path in (f"{self._ends}/{waiter}", *map(self._path, names)):
+        self._awaited.remove(waiter)
+        for path in map(self._path, names):
             with contextlib.suppress(OSError):
                 os.unlink(path)
 

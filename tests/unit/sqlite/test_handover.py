@@ -28,7 +28,7 @@ from dibs.testing.making import (
 )
 from tests.unit.sqlite.children import child, wait_for_work
 from tests.unit.sqlite.conftest import Open, in_line
-from tests.unit.sqlite.test_bells import at_the_commit, rung, waiting
+from tests.unit.sqlite.test_bells import at_the_commit, bells_of, rung, waiting
 
 
 def count(broker: SqliteBroker, table: str) -> int:
@@ -130,6 +130,51 @@ def test_whose_wish_is_taken_while_it_is_called_asks_again(open_broker: Open) ->
     assert len(claim(waiter, limit=2)) == 1
     assert not rung(waiter)
     publish(publisher, message())
+    assert rung(waiter)
+
+
+def test_a_wish_whose_taker_died_is_asked_for_again_by_the_next_claim(
+    open_broker: Open, path: Path
+) -> None:
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    publish(publisher, message())
+    assert len(claim(waiter, limit=2)) == 1
+    (path.with_name("photos.db-bells") / f"photos@{waiter._bells._name}").unlink()
+    publish(publisher, *messages(2))
+    assert not rung(waiter)
+    assert len(claim(waiter, limit=5)) == 2
+    publish(publisher, *messages(2))
+    assert rung(waiter)
+
+
+def test_who_is_called_while_it_asks_again_has_one_wish_and_not_two(
+    open_broker: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two names of one file none can be renamed into the other: both would stay for good."""
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    link = os.link
+
+    def linking(*names: str) -> None:
+        monkeypatch.undo()
+        publish(publisher, message())
+        link(*names)
+
+    monkeypatch.setattr(os, "link", linking)
+    assert len(claim(waiter, limit=2)) in (0, 1)
+    assert sum("photos" in name for name in bells_of(path)) == 1
+    assert claim(waiter, limit=0) == []
+    assert [name for name in bells_of(path) if "photos" in name] == []
+
+
+def test_who_has_no_descriptor_left_takes_nobodys_wish(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, waiter = open_broker(), waiting(open_broker(), "photos")
+    monkeypatch.setattr(publisher._bells, "_opened", lambda _: -1)
+    publisher._bells.ring(["photos"])
+    monkeypatch.undo()
+    assert not rung(waiter)
+    publisher._bells.ring(["photos"])
     assert rung(waiter)
 
 
