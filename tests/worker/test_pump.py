@@ -540,8 +540,8 @@ def test_what_a_runner_may_hold_comes_in_halves_so_that_it_works_while_the_pump_
     assert held == [42, 84, 84]
 
 
-def test_who_is_rung_and_has_lost_its_room_leaves_the_ring_to_another() -> None:
-    """Else what it is rung for, or handed with a ring, waits until there is room here."""
+def rung_without_room() -> tuple[Stage, Broker]:
+    """Return a stage whose pump lost its room before it was rung, and another who waits."""
     stage = Stage()
     stage.broker.bell()
     stage.tick()
@@ -551,6 +551,12 @@ def test_who_is_rung_and_has_lost_its_room_leaves_the_ring_to_another() -> None:
     stage.runners[0].die()
     stage.pump.tick(rung=False)
     publish(stage.producer, message())
+    return stage, other
+
+
+def test_who_is_rung_and_has_lost_its_room_leaves_the_ring_to_another() -> None:
+    """Else what it is rung for, or handed with a ring, waits until there is room here."""
+    stage, other = rung_without_room()
     assert [is_rung(stage.broker), is_rung(other)] == [True, False]
     assert stage.pump.listens()
     stage.pump.tick(rung=True, alone=True)
@@ -599,15 +605,7 @@ def test_a_broker_that_was_busy_is_told_later_that_there_is_no_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else what it was rung for, or handed with the ring, lies until its lease runs out."""
-    stage = Stage()
-    stage.broker.bell()
-    stage.tick()
-    other = stage.open(b"other")
-    other.bell()
-    assert claim(other, limit=2) == []
-    stage.runners[0].die()
-    stage.pump.tick(rung=False)
-    publish(stage.producer, message())
+    stage, other = rung_without_room()
     busy_at_first(stage, monkeypatch)
     stage.pump.tick(rung=True, alone=True)
     assert not is_rung(other)
@@ -619,12 +617,7 @@ def test_a_broker_that_was_busy_is_told_later_that_there_is_no_room(
 def test_room_that_there_is_again_is_used_and_nothing_declined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stage = Stage()
-    stage.broker.bell()
-    stage.tick()
-    stage.runners[0].die()
-    stage.pump.tick(rung=False)
-    publish(stage.producer, message())
+    stage, _ = rung_without_room()
     busy_at_first(stage, monkeypatch)
     stage.pump.tick(rung=True, alone=True)
     for _ in range(2):  # another runner is started, and is ready
