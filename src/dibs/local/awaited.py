@@ -8,7 +8,7 @@ Must never: ring: that is the bells'. Called by: the bells.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dibs.local.listing import Board, Listing
 
@@ -23,8 +23,11 @@ class Awaited:
         self._asked: frozenset[bytes] = frozenset()
         self.listing = Listing(self._folder, board, "ends")
 
-    def ask(self, ids: Iterable[bytes]) -> bool:
-        """Wait for the ends of `ids`, and no others; say whether any of them is new."""
+    def ask(self, ids: Iterable[bytes], hang_up: Callable[[], object]) -> bool:
+        """Wait for the ends of `ids`, and no others; say whether any of them is new.
+
+        `hang_up` sees to it that there is a bell, before others read what it is to be rung for.
+        """
         wanted = frozenset(ids)
         if self._asked and not os.path.exists(self._path(self._waiter)):
             self._asked = frozenset()  # somebody cleared the folder away
@@ -33,6 +36,7 @@ class Awaited:
         new, self._asked = not wanted <= self._asked, wanted
         try:
             if wanted:
+                hang_up()
                 self._write(b"".join(wanted))
             else:
                 os.unlink(self._path(self._waiter))

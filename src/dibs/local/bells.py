@@ -30,6 +30,8 @@ that is, after its length in two bytes; and that it is committed."""
 LONGEST_NOTE = fifo.WHOLE_BYTES - 3
 FIFO_BYTES = 65_536
 SIGNS = re.compile("[@=]")
+OTHER = {"@": "=", "=": "@"}
+"""Of each sign."""
 CALLED_MS = 2
 """How long who is called waits for what is handed over, before it asks for the lock instead: a
 commit takes a tenth of it. To be woken from it is quicker than to get the lock."""
@@ -195,12 +197,7 @@ class Bells:
 
     def await_ends(self, ids: Iterable[bytes]) -> bool:
         """Ask to be rung when one of `ids` ends, and no other; say whether any of them is new."""
-        if self._fd < 0:
-            return False
-        with contextlib.suppress(OSError):
-            if not os.path.exists(self._path(self._name)):
-                self._hang_up_again()
-        return self._awaited.ask(ids)
+        return self._fd >= 0 and self._awaited.ask(ids, self._hang_up_if_gone)
 
     def ring_ends(self, ended: Iterable[bytes]) -> None:
         """Wake all who wait for one of these; `ended` is not read if nobody waits."""
@@ -266,7 +263,7 @@ class Bells:
             if sign := self._asked.pop(queue, ""):
                 caught = not self._unlinked(f"{queue}{sign}{self._name}") or caught
                 # What is left of it, if we are called.
-                self._unlinked(f"{queue}{'@' if sign == '=' else '='}{self._name}")
+                self._unlinked(f"{queue}{OTHER[sign]}{self._name}")
         return caught
 
     def _unlinked(self, name: str) -> bool:
@@ -284,7 +281,7 @@ class Bells:
         """Ask in one way and no other; say whether it was not asked for before."""
         self._asked[queue] = sign
         entry = self._path(f"{queue}{sign}{self._name}")
-        other = f"{queue}{'@' if sign == '=' else '='}{self._name}"
+        other = f"{queue}{OTHER[sign]}{self._name}"
         with contextlib.suppress(OSError):
             os.rename(self._path(other), entry)
             self._entries.changed()
@@ -302,6 +299,10 @@ class Bells:
             self._entries.changed()
             return True
         return False
+
+    def _hang_up_if_gone(self) -> None:
+        if not os.path.exists(self._path(self._name)):
+            self._hang_up_again()
 
     def _hang_up_again(self) -> None:
         """Make the FIFO anew: somebody cleared the folder away, and nobody could ring us."""
