@@ -7,7 +7,7 @@ a fork: it is the parent's.
 Called by: `Door`; `Producer` after a fork.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import TypeVar
 
 from dibs.alike import ids_of, queues_of
@@ -68,11 +68,7 @@ class Handle:
         """
         if not messages:
             return []
-        broker = self._broker or self._opened()
-        queues = queues_of(messages)
-        if not self._declared.issuperset(queues):
-            broker.declare(sorted(queues - self._declared))
-            self._declared |= queues
+        broker = self.serving(queues_of(messages))
         limit = broker.capabilities.batch_limit
         verdicts = self._stored(broker, messages[:limit])
         for at in range(limit, len(messages), limit):
@@ -98,6 +94,18 @@ class Handle:
             message.id if type(answer) is Stored else verdict(message, answer, broker, why)
             for message, answer in zip(messages, answers, strict=True)
         ]
+
+    def serving(self, queues: Set[str]) -> Broker:
+        """Return the broker, which has these queues.
+
+        Raises:
+            BrokerError: it cannot be opened, or make them.
+        """
+        broker = self._broker or self._opened()
+        if not self._declared.issuperset(queues):
+            broker.declare(sorted(queues - self._declared))
+            self._declared |= queues
+        return broker
 
     def close(self) -> None:
         """Close the broker, if it is open."""

@@ -6,7 +6,7 @@ import pytest
 
 from dibs.wires.amqp.frames import Reader, acked, published
 from dibs.wires.amqp.ladder import RUNGS_MS, Ladder
-from dibs.wires.amqp.letters import Past, past_of, properties_of
+from dibs.wires.amqp.letters import ODD, Past, past_of, properties_of
 from dibs.wires.amqp.turns import Turns
 
 DAY_MS = 24 * 3_600_000
@@ -42,6 +42,13 @@ def test_a_past_comes_back_and_foreign_headers_do_no_harm() -> None:
     past = Past(fence=9, failures=2, crashes=1, lost=3, due_ms=1_800_000_000_000)
     assert past_of(properties_of(past, more={"reason": "max_lost"})) == past
     assert past_of(properties_of(Past(), more={"fence": "many"})).fence == 0
+
+
+@pytest.mark.parametrize("fence", [-1, 1 << 53, (1 << 63) - 1])
+def test_a_counter_that_can_be_none_is_no_past(fence: int) -> None:
+    """One more of it would fit into no header, and end the worker that settles its message."""
+    with pytest.raises(ODD):
+        past_of(properties_of(Past(fence=fence)))
 
 
 @pytest.mark.parametrize(

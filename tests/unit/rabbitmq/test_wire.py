@@ -1,6 +1,7 @@
 """How a connection is made where a host has several addresses, and what a message costs on it."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,45 +10,45 @@ from typing import Any
 
 import pytest
 
+from dibs.wires.amqp import wire
 from dibs.wires.amqp.address import address_of
 from dibs.wires.amqp.post import PERSISTENT
 from dibs.wires.amqp.press import Press, Sheet
 from dibs.wires.amqp.wire import Limit
+from tests.servers.ports import free_port
 from tests.servers.rabbitmq import Server
 
 SECONDS = 1.2
 
 
 class Names:
-    """A host with addresses of a test's liking."""
+    """A host with addresses of a test's liking, on each of which somebody listens at `port`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
+        self.port = free_port()
         self._stack = stack
-        self._places: list[tuple[str, int]] = []
-        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+        self._places: list[str] = []
+        monkeypatch.setattr(wire, "addresses", lambda *_: self._places)
 
-    def add(self, port: int) -> None:
-        """Add an address on which somebody listens."""
-        self._places.append(("127.0.0.1", port))
+    def add(self, address: str) -> None:
+        """Add one where there is a listener already."""
+        self._places.append(address)
 
     def add_silent(self) -> None:
         """Add one that answers nothing: its queue of connections is full."""
         listener = self._listener(0)
         self._stack.enter_context(socket.socket()).connect(listener.getsockname())
-        self._places.append(listener.getsockname())
 
     def add_listening(self) -> None:
         """Add one that lets connect and says nothing."""
-        self._places.append(self._listener(5).getsockname())
+        self._listener(5)
 
     def _listener(self, backlog: int) -> socket.socket:
         listener = self._stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        self._places.append(f"127.0.0.{len(self._places) + 2}")
+        listener.bind((self._places[-1], self.port))
         listener.listen(backlog)
         return listener
-
-    def _look_up(self, *_: object, **__: object) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", place) for place in self._places]
 
 
 @pytest.fixture
@@ -64,19 +65,32 @@ def test_rule_26_a_host_of_which_all_addresses_are_silent_is_given_up_in_time(
         names.add_silent()
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        Press(address_of("amqp://broker/").parameters, Limit(SECONDS))
+        Press(address_of(f"amqp://broker:{names.port}/").parameters, Limit(SECONDS))
     assert time.monotonic() - began < 2 * SECONDS
 
 
 def test_rule_26_a_silent_address_leaves_the_next_one_its_time(
     server: Server, names: Names
 ) -> None:
+    names.port = server.port
     names.add_silent()
-    names.add(server.port)
+    names.add("127.0.0.1")
     began = time.monotonic()
-    press = Press(address_of("amqp://broker/").parameters, Limit(10.0))
+    press = Press(address_of(f"amqp://broker:{names.port}/").parameters, Limit(10.0))
     assert time.monotonic() - began < 10.0
     press.say_goodbye()
+
+
+def test_rule_26_a_resolver_that_is_silent_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait() and [])
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="no address of broker"):
+        Press(address_of("amqp://broker/").parameters, Limit(SECONDS))
+    assert time.monotonic() - began < 2 * SECONDS
+    answer.set()
 
 
 def test_rule_26_the_handshake_of_tls_has_what_is_left_of_the_limit(names: Names) -> None:
@@ -91,7 +105,7 @@ def test_rule_26_the_handshake_of_tls_has_what_is_left_of_the_limit(names: Names
         raw.close()
         raise ConnectionResetError
 
-    parameters = address_of("amqps://broker/").parameters
+    parameters = address_of(f"amqps://broker:{names.port}/").parameters
     assert parameters.ssl_options is not None
     parameters.ssl_options.context = SimpleNamespace(wrap_socket=wrap_socket)
     with pytest.raises(ConnectionResetError):

@@ -145,8 +145,7 @@ class RabbitBroker(contract.Broker):
             leases = self._intake.claim(queues, min(limit, _BATCH), at, rung=rung)
             for lease in leases:
                 self._hurry(lease.message)
-            if self._bell and self._inbox and self._inbox.buffered():
-                self._bell.ring()
+            self._ring_for_more()
         return contract.Claim(leases, None)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
@@ -173,6 +172,7 @@ class RabbitBroker(contract.Broker):
         with suppress(*_LOST, Blocked):
             for tag in self._end(inbox, ends, wall_ms):
                 answers[taken[tag]] = contract.APPLIED
+        self._ring_for_more()
         return answers
 
     def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
@@ -183,6 +183,7 @@ class RabbitBroker(contract.Broker):
             return [contract.Lost() for _ in leases]
         with self._call():
             inbox.ask("basic_qos", prefetch_count=1)
+        self._ring_for_more()
         return [self._extended(inbox, lease, now) for lease in leases]
 
     def bell(self) -> int:
@@ -212,6 +213,7 @@ class RabbitBroker(contract.Broker):
             with self._call():
                 self._intake.give_back(inbox, self._clock.monotonic())
                 inbox.step()
+        self._ring_for_more()
 
     def close(self) -> None:
         """Put back what nobody was granted, and say goodbye."""
@@ -269,7 +271,7 @@ class RabbitBroker(contract.Broker):
     def _written(self, inbox: Inbox, tags: list[int], queues: dict[int, str]) -> list[int]:
         """Return tags that were ended, once the server has written that down."""
         if tags:
-            names = {self._post.name("q", queues[tag]) for tag in tags}
+            names = {queues[tag]: self._post.name("q", queues[tag]) for tag in tags}
             inbox.write_down(names, self._post.empty, KEEPING)
         return tags
 
@@ -334,6 +336,11 @@ class RabbitBroker(contract.Broker):
             with suppress(*_LOST):
                 wire.step()
         return wire if wire is not None and wire.why is None else None
+
+    def _ring_for_more(self) -> None:
+        """Ring for what came while the server was asked something else: its socket is read."""
+        if self._bell and self._inbox and self._inbox.buffered():
+            self._bell.ring()
 
     def _hear(self, wire: Wire) -> None:
         if self._bell is not None:

@@ -14,10 +14,15 @@ from dibs.brokers.privacy import connection
 from dibs.errors import OptionError
 from dibs.message import JobView, QueueCounts
 from dibs.states import State
+from dibs.wires.amqp import letters
 from dibs.wires.amqp.address import Address
 from dibs.wires.amqp.inbox import Inbox
-from dibs.wires.amqp.post import KEEPING, MARK, Post
-from dibs.wires.amqp.press import Press
+from dibs.wires.amqp.post import KEEPING, MARK, PERSISTENT, Post
+from dibs.wires.amqp.press import Press, Sheet
+
+WORN = 1_000
+"""How many looks a name is given back from before a new copy takes its place. Each is a delivery,
+and a queue's limit of those would end the name; jobs are not looked at."""
 
 _TAKES = (
     "this broker cannot show or move single jobs: AMQP can only take a message, not look at it;"
@@ -130,9 +135,22 @@ class RabbitInspector(contract.Inspector):
             name = f"{self._post.prefix}.queues"
             number = inbox.count(name, KEEPING)
             inbox.fetch(name, number, name, KEEPING)
-            return sorted({one.body.decode() for one in inbox.unsettled.values()})
+            names = sorted({one.body.decode() for one in inbox.unsettled.values()})
+            self._renew(inbox, name)
+            return names
         finally:
             inbox.say_goodbye()
+
+    def _renew(self, inbox: Inbox, name: str) -> None:
+        """Put copies in the place of what was given back so often that it would soon be dropped."""
+        worn = [
+            (tag, one.body)
+            for tag, one in inbox.unsettled.items()
+            if letters.past_of(one.properties).lost >= WORN
+        ]
+        copies = [Sheet("", name, PERSISTENT, body) for _, body in worn]
+        fates = self._press().print(copies) if copies else []
+        inbox.acknowledge([t for (t, _), fate in zip(worn, fates, strict=True) if fate == "stored"])
 
     def _counts(self, press: Press, queue: str) -> QueueCounts:
         ready = self._post.count(press, "q", queue)

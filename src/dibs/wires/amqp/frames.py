@@ -13,13 +13,15 @@ _CONTENT = struct.Struct(">HHQ")
 _SETTLE = struct.Struct(">BHIHHQBB")
 _TAG = struct.Struct(">Q")
 _PUBLISH, _DELIVER = b"\x00\x3c\x00\x28\x00\x00", b"\x00\x3c\x00\x3c"
+_GET, _GIVEN = b"\x00\x3c\x00\x46\x00\x00", b"\x00\x3c\x00\x47"
 _ACK, _REJECT = 80, 90
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _AROUND = 8
 """The bytes of a frame that are not its payload."""
 
 Take = Callable[[bytes, int, bytes, bytes], None]
-"""Takes a delivery: its consumer, its tag, its properties and its body."""
+"""Takes a delivery: its consumer, none (`b""`) of what was asked for, its tag, its properties and
+its body."""
 
 
 def published(exchange: str, key: str, properties: bytes, body: bytes, most: int) -> bytes:
@@ -40,6 +42,12 @@ def acked(tag: int, *, all_before: bool) -> bytes:
 def returned(tag: int) -> bytes:
     """Return the frame that gives a delivery back to its queue."""
     return _SETTLE.pack(_METHOD, 1, 13, 60, _REJECT, tag, 1, _END[0])
+
+
+def asked(queue: str) -> bytes:
+    """Return the frame that asks a queue for one message, which is to be acknowledged."""
+    name = queue.encode()
+    return _framed(_METHOD, b"%b%c%b\x00" % (_GET, len(name), name))
 
 
 def _framed(kind: int, payload: bytes) -> bytes:
@@ -73,6 +81,8 @@ class Reader:
                 name = at + 12
                 tag = name + data[name - 1]
                 self._of = data[name:tag], _TAG.unpack_from(data, tag)[0]
+            elif kind == _METHOD and data.startswith(_GIVEN, at + 7):
+                self._of = b"", _TAG.unpack_from(data, at + 11)[0]
             elif self._of is None or kind not in (_HEADER, _BODY):
                 self._other(data[at:after])
             else:

@@ -54,8 +54,10 @@ class Intake:
         inbox = self._inbox()
         leases: list[Lease] = []
         just_looked = self._heard == queues and at.now - self._looked_at < _LOOK_SECONDS
+        # Nobody listens to a queue that somebody deleted, until a look has made it again.
+        heard = just_looked and inbox.consumers.keys() >= set(queues)
         try:
-            if inbox.buffered() and just_looked:
+            if heard and inbox.buffered():
                 # Whoever was rung is answered at once: what comes later rings again.
                 there = {queue: len(inbox.ready[queue]) for queue in queues}
                 aside = self._grant(inbox, self._turns.shares(there, limit), leases, at)
@@ -98,7 +100,13 @@ class Intake:
         self._put_back(inbox, inbox.ready.keys() | inbox.stuck.keys())
 
     def replace(self, inbox: Inbox, copies: Mapping[int, Sheet]) -> list[int]:
-        """Store copies, then end what they are copies of; return the tags of those."""
+        """Store copies, then end what they are copies of; return the tags of those.
+
+        The server is asked first whether the deliveries are ours still. One that has closed their
+        connection has given their messages to others, and a copy would be one more of each
+        (test_rule_09_a_holder_that_was_given_up_stores_no_copies).
+        """
+        inbox.ask("basic_qos", prefetch_count=1)
         fates = self._post.send(self._press(), list(copies.values()), patient=False)
         stored = [tag for tag, fate in zip(copies, fates, strict=True) if fate == "stored"]
         inbox.acknowledge(stored)

@@ -45,8 +45,18 @@ ODD = (ValueError, ArithmeticError, LookupError, RecursionError, OSError, AMQPEr
 """What reading raises of a body or properties that dibs did not write: msgspec's errors are of the
 first kind, and pika makes dates of numbers that are none."""
 
-read = msgpack.Decoder(Body).decode
 write = msgpack.Encoder().encode
+_read = msgpack.Decoder(Body).decode
+_MOST = 1 << 53
+"""More than any number of ours: one more than what it bounds still fits into a header."""
+
+
+def read(body: bytes) -> Body:
+    """Read a body, of which everything can be used."""
+    letter = _read(body)
+    if letter.failed != "[]" and not isinstance(json.loads(letter.failed), list):
+        raise ValueError("its failures are no list")
+    return letter
 
 
 @lru_cache(4_096)
@@ -109,4 +119,7 @@ def shown(error: Error) -> str:
 
 
 def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    number = value if isinstance(value, int) else 0
+    if not 0 <= number < _MOST:
+        raise ValueError(f"{number} is no number of a header of dibs")
+    return number

@@ -73,6 +73,7 @@ class Post:
         if self.are_there(press, [f"{self.prefix}.store"]) == [True] or press.blocked:
             return True
         self.make(press, f"{self.prefix}.queues", KEEPING)
+        self.make(press, self.empty, KEEPING)
         for rung in self.ladder.rungs:
             self._make_rung(press, rung)
         press.ask("exchange_declare", exchange=f"{self.prefix}.names", durable=True)

@@ -18,6 +18,7 @@ from pika.exceptions import AMQPError, StreamLostError
 from pika.frame import decode_frame
 
 from dibs.wires.amqp.frames import Reader, Take, published
+from dibs.wires.resolve import addresses
 
 _READ_BYTES = 1 << 18
 _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -222,11 +223,12 @@ class Wire(Connection):
 
         Each has its share of the time: one that is silent must not use up that of the next.
         """
-        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = addresses(host, port, self._patience())
         why: OSError | None = None
-        for untried, (family, kind, protocol, _, place) in zip(
-            range(len(places), 0, -1), places, strict=True
-        ):
+        for untried, address in zip(range(len(found), 0, -1), found, strict=True):
+            family, kind, protocol, _, place = socket.getaddrinfo(
+                address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            )[0]
             dialled = socket.socket(family, kind, protocol)
             try:
                 dialled.settimeout(self._patience() / untried)
