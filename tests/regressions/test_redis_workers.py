@@ -1,9 +1,13 @@
-"""Whole workers on a Redis server that is ended, started, flushed and cut off under them."""
+"""Whole workers on a Redis server that is ended, started, flushed and cut off under them.
+
+And brokers that look for what ran out, at any moment of those who end it.
+"""
 
 import itertools
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,13 +15,25 @@ from pathlib import Path
 
 import pytest
 
+from dibs.brokers.contract import APPLIED, GONE, STALE, Applied
 from dibs.brokers.redis import open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError
-from dibs.message import Message
+from dibs.message import Ack, Message
+from dibs.testing.making import (
+    VISIBILITY_MS,
+    claim,
+    claim_all,
+    ids,
+    message,
+    messages,
+    publish,
+    settle,
+)
 from tests.regressions.seeding import finds
 from tests.servers.missing import not_installed
 from tests.servers.redis import RedisServer, program, serving
+from tests.unit.redis.test_redis_handover import Place
 from tests.worker.workers import Scene, Started, until
 
 HEAL_SECONDS = 10.0
@@ -64,6 +80,14 @@ def scene(tmp_path: Path) -> Iterator[RedisScene]:
             made.close()
 
 
+@pytest.fixture
+def place(running: RedisServer) -> Iterator[Place]:
+    """Queues whose time a test moves."""
+    made = Place(running)
+    yield made
+    made.close()
+
+
 def soon(scene: RedisScene, numbers: "itertools.count[int]") -> None:
     """A job that is published now runs within the time to heal."""
     number = next(numbers)
@@ -99,7 +123,7 @@ def test_b18_b26_b33_the_jobs_of_a_killed_worker_come_back(scene: RedisScene) ->
     assert all(note.at < killed_at + 1 + 2 + HEAL_SECONDS for note in again)
 
 
-@finds("claims_no_more_after_trouble", "job 1")
+@finds("claims_no_more_after_trouble", "job ")
 @finds("dies_of_trouble", "it ended|job 1")
 @finds("keeps_a_broken_connection", "job 1")
 def test_b01_b27_a_worker_goes_on_after_every_restart_of_the_server(scene: RedisScene) -> None:
@@ -182,3 +206,66 @@ def test_dibs_looks_at_queues_and_dead_letters_there(scene: RedisScene) -> None:
         looked = scene.start([*dibs, *words.split(), "--url", scene.server.url()])
         looked.line(seen)
         assert looked.end() == 0
+
+
+def test_b19_b40_what_ends_while_the_expired_are_collected_does_not_come_back(
+    place: Place,
+) -> None:
+    """rq 2289, river 1302: a rescuer overwrote what had ended after it had looked.
+
+    All leases run out at one moment, among their settlements; another claims all that while.
+    """
+    holder, other = place.open(), place.open()
+    publish(holder, *messages(600))
+    leases = claim(holder, limit=600)[::-1]  # the rescuer comes from the other side
+    over, again = threading.Event(), []
+
+    def rescue() -> None:
+        while not over.is_set():
+            again.extend(claim(other))
+
+    thread = threading.Thread(target=rescue)
+    thread.start()
+    ends = []
+    for number, lease in enumerate(leases):
+        if number == 300:
+            place.advance_server(VISIBILITY_MS)  # the calls under way are in time
+        ends.append(settle(holder, lease, Ack()))
+    over.set()
+    thread.join(10)
+    again += claim_all(other)
+    ended = {lease.message.id for lease, end in zip(leases, ends, strict=True) if end != STALE}
+    assert ended.isdisjoint(ids(again))
+    assert len(ended) + len(set(ids(again))) == 600
+    assert set(ends[:300]) == {APPLIED}
+    assert set(ends[300:]) == {Applied(late=True), STALE}, "they were in each other's way"
+
+
+def test_b19_what_was_collected_can_still_be_acknowledged(place: Place) -> None:
+    """It is late, not lost, and nobody's any more."""
+    holder, other = place.open(), place.open()
+    publish(holder, *messages(2))
+    first, second = claim(holder, limit=2)
+    assert settle(holder, first, Ack()) == APPLIED
+    place.advance(VISIBILITY_MS)
+    (counts,) = other.inspector().queues()
+    assert (counts.ready, counts.in_flight) == (1, 0)
+    assert settle(holder, second, Ack()) == Applied(late=True)
+    assert claim_all(other) == []
+    assert [settle(holder, lease, Ack()) for lease in (first, second)] == [GONE, GONE]
+
+
+def test_b41_fifteen_thousand_orphans_of_another_queue_are_in_nobodys_way(place: Place) -> None:
+    """river 1318: a page full of what nobody could rescue hid the rest."""
+    broker = place.open()
+    publish(broker, *messages(15_000, "orphans"))
+    while claim(broker, "orphans", limit=1_000):
+        pass
+    place.advance(VISIBILITY_MS)
+    mine = publish(broker, message())
+    started = time.monotonic()
+    assert ids(claim(broker, limit=10)) == ids(mine)
+    assert time.monotonic() - started < 5
+    rescued = [lease for _ in range(15) for lease in claim(broker, "orphans", limit=1_000)]
+    assert len({lease.message.id for lease in rescued}) == 15_000
+    assert {lease.lost for lease in rescued} == {1}

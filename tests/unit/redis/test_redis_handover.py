@@ -2,6 +2,7 @@
 
 import os
 import select
+import socket
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -22,7 +23,9 @@ from dibs.testing.making import (
     publish,
     settle,
 )
+from dibs.testing.proxy import Proxy
 from dibs.wires.resp.address import address_of
+from dibs.wires.resp.bell import NONE
 from tests.servers.redis import RedisServer
 from tests.worker.workers import until
 
@@ -48,10 +51,10 @@ class Place:
         self._opened.append(broker)
         return broker
 
-    def waiting(self, *queues: str) -> RedisBroker:
+    def waiting(self, *queues: str, url: str = "") -> RedisBroker:
         """Open one that waits for these queues, since after all others, and has found nothing."""
         self.advance(1)
-        broker = self.open()
+        broker = self.open(url)
         broker.bell()
         assert claim(broker, *queues or ("photos",), limit=5) == []
         return broker
@@ -62,9 +65,17 @@ class Place:
         channel = f"{self.prefix}:bell:{broker._bell._waiter}"
         until(lambda: not dict(self.client.pubsub_numsub(channel))[channel.encode()], "it is gone")
 
+    def deafen(self, broker: RedisBroker, proxy: Proxy) -> None:
+        """Let a bell be dead and neither its waiter nor the server be told: it counts as heard."""
+        proxy.vanish()
+        broker._link.close()
+
     def advance(self, ms: int) -> None:
-        self.client.incrby(f"{self.prefix}:clock", ms)
+        self.advance_server(ms)
         self.clock.advance(ms)
+
+    def advance_server(self, ms: int) -> None:
+        self.client.incrby(f"{self.prefix}:clock", ms)
 
     def held(self, queue: str = "photos") -> int:
         return int(self.client.zcard(f"{self.prefix}:held:{queue}"))
@@ -72,6 +83,10 @@ class Place:
     def wishes(self) -> int:
         """Count who may be handed a message."""
         return int(self.client.hlen(f"{self.prefix}:idle"))
+
+    def notes(self) -> int:
+        """Count who was told of a lease since its last claim."""
+        return int(self.client.hlen(f"{self.prefix}:handed"))
 
     def scripts_of(self, call: Callable[[], object]) -> int:
         """Count the scripts that the server runs."""
@@ -83,6 +98,13 @@ class Place:
         for broker in self._opened:
             broker.close()
         self.client.close()
+
+
+@pytest.fixture
+def proxy(running: RedisServer) -> Iterator[Proxy]:
+    """What is between a waiter and the server."""
+    with Proxy("127.0.0.1", running.port) as between:
+        yield between
 
 
 @pytest.fixture
@@ -377,7 +399,7 @@ def test_a_ring_says_that_nothing_will_be_handed_over(place: Place) -> None:
     publish(publisher, *messages(2))
     assert rung(waiter)
     assert waiter.results([]) == []
-    assert not waiter._bell.is_idle
+    assert waiter._bell.wish == NONE
 
 
 def test_what_is_handed_over_beyond_the_room_is_no_reason_to_be_rung(place: Place) -> None:
@@ -471,3 +493,139 @@ def test_an_idle_waiter_that_asks_again_writes_nothing(place: Place) -> None:
     for _ in range(3):
         assert claim(waiter, "photos", "videos", limit=5) == []
     assert place.client.info("persistence")["rdb_changes_since_last_save"] == before
+
+
+def test_b38_what_was_told_to_a_bell_that_died_without_a_sign_is_granted_uncounted(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    """And the bell is hung up anew, so that it is the only one."""
+    publisher, waiter = place.open(), place.waiting(url=running.url(proxy.port))
+    place.deafen(waiter, proxy)
+    (first,) = publish(publisher, message())
+    assert place.held() == 1
+    missed = waiter.claim(["photos"], 5)
+    assert (missed.leases, missed.next_in) == ([], 0)
+    lease = claim_one(waiter)
+    assert (lease.message, lease.fence, lease.lost) == (first, 2, 0)
+    assert claim(waiter, limit=5) == []
+    (second,) = publish(publisher, message())
+    assert rung(waiter)
+    lease = claim_one(waiter)
+    assert (lease.message, lease.fence) == (second, 1)
+
+
+def test_what_was_told_and_heard_is_not_given_back_when_the_bell_dies(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    publisher, waiter = place.open(), place.waiting(url=running.url(proxy.port))
+    publish(publisher, message())
+    assert rung(waiter)
+    held = claim_one(waiter)
+    place.deafen(waiter, proxy)
+    publish(publisher, message("videos"))
+    assert [len(claim(waiter, "photos", "videos", limit=5)) for _ in range(3)] == [1, 0, 0]
+    assert claim(publisher) == []
+    assert settle(waiter, held, Ack()) == APPLIED
+
+
+def test_what_was_not_heard_of_a_queue_that_is_claimed_from_no_more_goes_to_another(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    waiter = place.waiting("photos", "videos", url=running.url(proxy.port))
+    publisher, other = place.open(), place.waiting()
+    place.deafen(waiter, proxy)
+    publish(publisher, message())
+    assert claim(other, limit=5) == []
+    assert [claim(waiter, "videos", limit=5) for _ in range(2)] == [[], []]
+    assert rung(other)
+    lease = claim_one(other)
+    assert (lease.fence, lease.lost) == (2, 0)
+
+
+def test_a_wish_that_a_dead_bell_did_not_tell_of_is_asked_for_again(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    """Another took what was rung for."""
+    publisher, waiter = place.open(), place.waiting(url=running.url(proxy.port))
+    place.deafen(waiter, proxy)
+    publish(publisher, *messages(2))
+    assert len(claim(publisher, limit=2)) == 2
+    assert [claim(waiter, limit=5) for _ in range(2)] == [[], []]
+    assert place.wishes() == 1
+
+
+def test_a_bell_is_asked_after_a_silence_and_hung_up_anew_if_it_does_not_answer(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    """Before a job is told to it."""
+    publisher, waiter = place.open(), place.waiting(url=running.url(proxy.port))
+    waiter.idle()
+    assert not rung(waiter, 0)
+    for _ in range(2):
+        place.advance(11_000)
+        waiter.idle()
+        assert rung(waiter)
+        assert claim(waiter, limit=5) == []
+        place.advance(3_000)
+        waiter.idle()
+    hung_up = waiter._bell._stream
+    place.deafen(waiter, proxy)
+    place.advance(11_000)
+    waiter.idle()
+    waiter.idle()
+    assert waiter._bell._stream is hung_up
+    place.advance(3_000)
+    waiter.idle()
+    assert claim(waiter, limit=5) == []
+    publish(publisher, message())
+    assert rung(waiter)
+    assert claim_one(waiter).fence == 1
+
+
+def test_a_bell_that_cannot_be_asked_is_hung_up_anew(place: Place) -> None:
+    publisher, waiter = place.open(), place.waiting()
+    waiter._bell._link.socket().shutdown(socket.SHUT_WR)
+    place.advance(11_000)
+    waiter.idle()
+    assert claim(waiter, limit=5) == []
+    publish(publisher, message())
+    assert rung(waiter)
+    assert claim_one(waiter).fence == 1
+
+
+def test_a_bell_of_a_user_that_may_not_ask_is_heard_all_the_same(
+    place: Place, running: RedisServer
+) -> None:
+    place.client.acl_setuser(
+        "shy",
+        enabled=True,
+        passwords=["+x"],
+        keys=["*"],
+        channels=["*"],
+        commands=["+@all", "-ping"],
+    )
+    publisher = place.open()
+    waiter = place.waiting(url=running.url().replace("://", "://shy:x@"))
+    place.advance(11_000)
+    waiter.idle()
+    assert rung(waiter)
+    assert claim(waiter, limit=5) == []
+    publish(publisher, message())
+    assert rung(waiter)
+    assert claim_one(waiter).fence == 1
+    place.client.acl_deluser("shy")
+
+
+def test_a_note_of_what_was_told_is_gone_with_the_next_claim_or_with_the_waiter(
+    place: Place,
+) -> None:
+    publisher, waiter, other = place.open(), place.waiting(), place.waiting("videos")
+    publish(publisher, message())
+    publish(publisher, message("videos"))
+    assert place.notes() == 2
+    assert len(claim(waiter, limit=5)) == 1
+    assert claim(waiter, limit=5) == []
+    assert place.notes() == 1
+    place.silence(other)
+    publish(publisher, message("videos"))
+    assert place.notes() == 0

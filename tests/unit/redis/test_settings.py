@@ -2,15 +2,19 @@
 
 import os
 import re
+import select
+import traceback
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.credentials import CredentialProvider
+from redis.exceptions import DataError
 
 from dibs.brokers.contract import Broker
-from dibs.brokers.redis import open_redis, open_url
+from dibs.brokers.redis import RedisBroker, open_redis, open_url
 from dibs.brokers.url import open_broker
 from dibs.clock import SystemClock
 from dibs.errors import BrokerRefused, BrokerUnavailable, OptionError, UrlError
@@ -25,7 +29,8 @@ from dibs.testing.making import (
     publish,
     settle,
 )
-from tests.servers.certificate import make_certificate
+from dibs.wires.resp import bell
+from tests.servers.certificate import Certificate, make_certificate
 from tests.servers.missing import not_installed
 from tests.servers.ports import free_port
 from tests.servers.redis import RedisServer, program, serving
@@ -158,6 +163,43 @@ def test_a_user_without_its_channel_is_refused_before_the_first_claim(own: Redis
             broker.bell()
 
 
+class Provider(CredentialProvider):
+    """What a caller brings to have passwords from elsewhere; as good as `fault` says."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+
+    def get_credentials(self) -> tuple[str, str]:
+        if self.fault is not None:
+            raise self.fault
+        return "default", PASSWORD
+
+
+@pytest.mark.parametrize("fault", [ValueError("hunter2"), OSError("hunter2"), DataError("hunter2")])
+def test_a_credential_provider_that_fails_is_trouble_and_its_words_are_not_shown(
+    guarded: RedisServer, fault: Exception
+) -> None:
+    provider = Provider()
+    client = Redis(port=guarded.port, credential_provider=provider)
+    broker = open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+    assert isinstance(broker, RedisBroker)
+    provider.fault = fault
+    for call in (
+        lambda: open_redis(client, clock=SystemClock(), worker_id=b"1"),
+        lambda: broker.claim(["photos"], 1),
+        lambda: broker.publish(messages(1)),
+        lambda: broker.declare(["photos"]),
+    ):
+        broker._link.close()
+        with pytest.raises(BrokerUnavailable, match=f"raised {type(fault).__name__}") as caught:
+            call()
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    provider.fault = None
+    publish(broker, message())
+    broker.close()
+    client.close()
+
+
 @pytest.mark.parametrize(
     ("url", "word"),
     [
@@ -184,6 +226,18 @@ def test_a_prefix_that_cannot_be_one_is_refused(running: RedisServer, prefix: st
     client = running.client()
     with pytest.raises(OptionError, match="prefix"):
         open_redis(client, clock=SystemClock(), worker_id=b"1", prefix=prefix)
+
+
+def test_any_number_of_queues_is_declared_and_claimed_from(
+    running: RedisServer, opener: Open
+) -> None:
+    """Lua unpacks 8,000 at most."""
+    broker = opener(running.url())
+    broker.bell()
+    names = [f"q{number}" for number in range(8_001)]
+    broker.declare(names)
+    assert broker.claim(names, 1).leases == []
+    assert {one.name for one in broker.inspector().queues()} == set(names)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
@@ -240,9 +294,9 @@ def test_doctor_says_that_a_connection_is_not_encrypted(tmp_path: Path, opener: 
         broker.close()
 
 
-def test_tls_is_verified(tmp_path: Path) -> None:
-    """The certificate must be one that the machine trusts, and name the host."""
-    made = make_certificate(tmp_path)
+@contextmanager
+def encrypted(made: Certificate) -> Iterator[int]:
+    """A server's port at which it speaks TLS."""
     with serving() as server:
         port = free_port()
         with server.client() as client:
@@ -250,6 +304,34 @@ def test_tls_is_verified(tmp_path: Path) -> None:
                 client.config_set(f"tls-{name}-file", str(value))
             client.config_set("tls-auth-clients", "no")
             client.config_set("tls-port", port)
+        yield port
+
+
+def test_what_is_handed_over_comes_by_tls_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several records of it, and beside the answers of a bell that is asked after a silence."""
+    made = make_certificate(tmp_path)
+    monkeypatch.setattr(bell, "QUIET_SECONDS", 0)
+    with encrypted(made) as port:
+        client = Redis(port=port, ssl=True, ssl_ca_certs=str(made.path))
+        broker = open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+        descriptor = broker.bell()
+        for length in (10, 60_000):
+            assert claim(broker, limit=2) == []
+            broker.idle()
+            (whole,) = publish(broker, message(args=b'"%s"' % (b"x" * length)))
+            assert select.select([descriptor], [], [], 5)[0]
+            lease = claim_one(broker)
+            assert (lease.message, lease.fence) == (whole, 1), "it came with the ring"
+        broker.close()
+        client.close()
+
+
+def test_tls_is_verified(tmp_path: Path) -> None:
+    """The certificate must be one that the machine trusts, and name the host."""
+    made = make_certificate(tmp_path)
+    with encrypted(made) as port:
         with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
             open_url(f"rediss://localhost:{port}", clock=SystemClock(), worker_id=b"1")
         for host in ("localhost", "127.0.0.1"):

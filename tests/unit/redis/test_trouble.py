@@ -11,20 +11,25 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from redis.connection import Connection
 from redis.sentinel import Sentinel
 
+from dibs.brokers import contract
 from dibs.brokers.contract import CALL_LIMIT_SECONDS, Applied, Broker, Gone, Held, Stored, Unknown
 from dibs.brokers.redis import RedisBroker, open_redis
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, Settlement
+from dibs.states import State
 from dibs.testing.making import OUTCOMES, claim, claim_all, ids, message, messages, publish, settle
+from dibs.testing.proxy import Faults, Proxy
 from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address
 from dibs.wires.resp.link import Link
 from tests.residue import leaves_nothing
-from tests.servers.redis import RedisServer, serving
+from tests.servers.missing import not_installed
+from tests.servers.redis import RedisServer, program, serving
 from tests.unit.redis.conftest import Open
 from tests.unit.steps import each_step
 from tests.worker.workers import until
@@ -156,6 +161,104 @@ def test_rule_26_a_server_that_says_nothing_sensible_is_given_up(
             opener(url)
         assert time.monotonic() - began < 6
         over.set()
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A limit of half a second, and how long a call may then take here."""
+    monkeypatch.setattr(contract, "CALL_LIMIT_SECONDS", 0.5)
+    return 1.0
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["known scripts", "forgotten scripts"])
+def test_b11_a_call_of_many_exchanges_lasts_no_longer_than_one(
+    running: RedisServer, opener: Open, short: float, forgotten: bool
+) -> None:
+    """Each answer comes in time."""
+    with Proxy("127.0.0.1", running.port) as proxy, running.client() as client:
+        url = running.url(proxy.port)
+        broker = opener(url)
+        inspector = broker.inspector()
+        calls: dict[str, Callable[[], object]] = {
+            "open": lambda: opener(url),
+            "declare": lambda: broker.declare(["photos"]),
+            "publish": lambda: broker.publish(messages(1)),
+            "claim": lambda: broker.claim(["photos"], 1),
+            "results": lambda: broker.results([bytes(16)]),
+            "queues": inspector.queues,
+            "jobs": lambda: inspector.jobs("photos", State.READY),
+            "job": lambda: inspector.job(bytes(16)),
+            "findings": inspector.findings,
+            "purge": lambda: inspector.purge("none"),
+        }
+        for call in calls.values():
+            call()
+        proxy.suffer(Faults(latency_seconds=0.2))
+        for verb, call in calls.items():
+            if forgotten:
+                client.script_flush()
+            assert took(call) < short, verb
+        proxy.heal()
+        until_it_works(lambda: broker.publish(messages(1)))
+
+
+def test_b11_a_name_of_many_addresses_that_are_silent_takes_no_longer_than_one(
+    opener: Open, short: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("0.0.0.0", 0), backlog=0))
+        port = listening.getsockname()[1]
+        for _ in range(4):  # more than it has room for: who comes then waits
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        found = [(*kind, (f"127.0.0.{number}", port)) for number in range(1, 9)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            opener(f"redis://many:{port}")
+        assert time.monotonic() - began < short
+
+
+def test_rule_25_a_server_that_has_too_many_clients_is_waited_for(opener: Open) -> None:
+    if program() is None:
+        not_installed("Redis", "redis-server")
+    with serving("--maxclients", "10") as server, ExitStack() as stack:
+        broker = opener(server.url())
+        broker._link.close()
+        answer = b"+"
+        while answer.startswith(b"+"):
+            other = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            other.sendall(b"PING\r\n")
+            answer = other.recv(64)
+        assert b"max number of clients" in answer
+        for call in (
+            lambda: opener(server.url()),
+            lambda: broker.declare(["photos"]),
+            lambda: broker.claim(["photos"], 1),
+            lambda: broker.publish(messages(1)),
+        ):
+            with pytest.raises((BrokerUnavailable, PublishUnknown)):
+                call()
+            assert broker._link._connection is None
+        stack.close()
+        until_it_works(lambda: broker.declare(["photos"]))
+
+
+def test_a_connection_is_kept_alive_whoever_made_it(running: RedisServer, opener: Open) -> None:
+    """What is between forgets a connection that is silent, and tells nobody."""
+    broker = opener(running.url())
+    broker.bell()
+    client = Redis(port=running.port, socket_keepalive=False)
+    ready_made = open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+    assert isinstance(ready_made, RedisBroker)
+    for link in (broker._link, broker._bell._link, ready_made._link):
+        assert link.socket().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert link.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+    ready_made.close()
+    client.close()
 
 
 def test_rule_25_a_restart_is_survived_with_all_that_was_stored(

@@ -29,7 +29,7 @@ from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishUn
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
 from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, namespace_of
-from dibs.wires.resp.bell import Bell
+from dibs.wires.resp.bell import TAKEN, Bell
 from dibs.wires.resp.link import Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
@@ -54,24 +54,26 @@ class RedisBroker(contract.Broker):
         scripts, limit = scripts_in(FOLDER, now, COMMON), Limit(contract.CALL_LIMIT_SECONDS, clock)
         self._link = link = Link(address, namespace_of(prefix), clock, scripts, limit)
         # No two have one name: both would take what is handed over to it.
-        self._bell = Bell(link.another(), (worker_id + system_randomness(4)).hex())
+        self._bell = Bell(link.another(), (worker_id + system_randomness(4)).hex(), clock)
         self._awaited: set[bytes] = set()
         self._clock = clock
         self._turn = 0
         self._ahead_ms = 0  # the server's clock, of `boot_ms`, at most
         self.url = link.address.shown
-        settings = settings_of(link)
-        if settings.cluster:
-            self._check(settings)  # nothing of it can be looked at
+        with limit.together():
+            settings = settings_of(link)
+            if settings.cluster:
+                self._check(settings)  # nothing of it can be looked at
+            self.created = not link.call("EXISTS", f"{link.namespace}queues")
         level, note = LEVELS[settings.fsync]
         self.capabilities = replace(self.capabilities, durability=level, durability_note=note)
-        self.created = not link.call("EXISTS", f"{link.namespace}queues")
 
     def declare(self, queues: Sequence[str]) -> None:
         """Note the queues' names, and check what the server is set to."""
         checks.queue_names(queues)
-        self._check(settings_of(self._link))
-        self._run("declare", *queues)
+        with self._link.limit.together():
+            self._check(settings_of(self._link))
+            self._run("declare", *queues)
 
     def _check(self, settings: Settings) -> None:
         for found in findings(settings):
@@ -116,12 +118,13 @@ class RedisBroker(contract.Broker):
         start, sent = self._turn % max(1, len(names)), self._clock.boot_ms()
         self._turn += 1
         turned = *names[start:], *names[:start]
-        found = self._claimed(limit, waiter, int(self._bell.is_idle), *turned)
+        found = self._claimed(limit, waiter, self._bell.wish, *turned)
         more, now, next_ms, granted, states, wish = found
         self._ahead_ms = now - sent
         self._bell.asked(wish)
         leases = leases_of(now, granted, states)
         self._link.limit.bear(leases)
+        more = more or self._bell.wish == TAKEN  # the next claim gets what was told to a dead bell
         return contract.Claim(leases, 0 if more else None if next_ms < 0 else next_ms / 1_000)
 
     def _claimed(self, *asked: Any) -> Any:
@@ -200,11 +203,12 @@ class RedisBroker(contract.Broker):
         return RedisInspector(self._link, self.capabilities)
 
     def idle(self) -> None:
-        """Do nothing: the server drops results by itself, and nothing else is left over."""
+        """Look after the bell; the server drops results by itself, and nothing else is left."""
+        self._bell.check()
 
     def close(self) -> None:
         """Close the connections; who rings this one finds nobody there, and rings the next."""
-        if self._bell.is_idle or self._bell.handed:
+        if self._bell.wish or self._bell.handed:
             with contextlib.suppress(BrokerError):
                 self.claim((), 0)
         self._bell.close()

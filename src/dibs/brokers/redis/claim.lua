@@ -3,7 +3,8 @@
 --
 -- ARGV: 1 to grant although more than fits a script has fallen due, which may come first; the limit;
 --   who is to be rung for what comes next, or ''; 1 if that one knows of nobody who has taken its wish
---   to be handed a message, else 0; and the queues, in turn.
+--   to be handed a message, 2 if somebody has and its bell did not say who, else 0; and the queues, in
+--   turn.
 -- Returns: 1 if something is left over that should be asked for at once, else 0; the moment of the
 --   clock; in how many milliseconds time changes something, or -1; the messages granted; for each
 --   that came back before: its number among them, from 0, and its state as granted; and 1 if it may
@@ -97,7 +98,10 @@ local function wish(queues)
   local stands = call('HGET', IDLE, waiter)
   local told = ARGV[4] == '1' and not stands
   local idle = #granted == 0 and limit > 0 and not told
-  local sorted = { unpack(queues) }
+  local sorted = {}
+  for i, queue in ipairs(queues) do
+    sorted[i] = queue -- not by `unpack`, which has room for some 8,000
+  end
   table.sort(sorted)
   local wanted = idle and table.concat(sorted, ' ')
   if wanted and stands ~= wanted then
@@ -115,9 +119,30 @@ local function wish(queues)
   return told and TOLD or idle and MAY or 0
 end
 
+-- Give back what this waiter was told of and has not heard, uncounted: it waits for nobody. What it
+-- has heard is its own.
+local function give_back()
+  local handed = ARGV[4] ~= '1' and call('HGET', HANDED, waiter) -- with 1, it may still hear
+  if not handed then
+    return
+  end
+  call('HDEL', HANDED, waiter)
+  local lease, queue = string.sub(handed, 1, 28), string.sub(handed, 29)
+  if ARGV[4] == '2' and call('ZREM', HELD .. queue, lease) == 1 then
+    local id, place = string.sub(lease, 1, 16), struct.unpack('>I8', lease, PLACE)
+    keep_state(id, { 1, 0, 0, 0, now, 0 })
+    call('ZADD', READY .. queue, place, id)
+    call('ZREM', WAITING .. queue, waiter) -- it asks now, if it still claims from there
+    ring(queue)
+  end
+end
+
 local more_is_due = sweep()
 if more_is_due and not although then
   return { 1, now, 0, granted, states, 0 }
+end
+if waiter ~= '' then
+  give_back()
 end
 local queues, ready = {}, {}
 for i = 5, #ARGV do

@@ -18,6 +18,7 @@
 --   result:ID      string until when it is kept, then the result; the server drops it by itself
 --   waiting:Q      zset   since when -> whose bell is to be rung for the queue
 --   idle           hash   who has found nothing, and may be handed a message -> its queues
+--   handed         hash   whose bell was told of a lease, until its next claim -> the lease, and its queue
 --   awaited        hash   id -> whose bells are to be rung when it ends, one after the other
 --   bell:W         channel on which the waiter W is rung: '' to look, '!' to look when it was in `idle`
 --                  and is no more, or the moment and the message that is leased to it, instead
@@ -32,7 +33,7 @@ local ns = KEYS[1]
 local MESSAGES, STATES, ATTEMPTS = ns .. 'messages', ns .. 'states', ns .. 'attempts'
 local TAKEN, KEYED = ns .. 'keys', ns .. 'keyed'
 local NEXT, QUEUES, PAUSED, COUNTER = ns .. 'next', ns .. 'queues', ns .. 'paused', ns .. 'counter'
-local DEAD, AWAITED, IDLE = ns .. 'dead', ns .. 'awaited', ns .. 'idle'
+local DEAD, AWAITED, IDLE, HANDED = ns .. 'dead', ns .. 'awaited', ns .. 'idle', ns .. 'handed'
 -- And what each queue, message or waiter has:
 local READY, SCHEDULED, HELD = ns .. 'ready:', ns .. 'scheduled:', ns .. 'held:'
 local DEAD_OF, WAITING = ns .. 'dead:', ns .. 'waiting:'
@@ -100,6 +101,7 @@ local function ring(queue)
     if heard > 0 then
       return
     end
+    call('HDEL', HANDED, waiter)
   end
 end
 

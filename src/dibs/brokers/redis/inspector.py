@@ -49,41 +49,43 @@ class RedisInspector(Inspector):
 
     def queues(self) -> list[QueueCounts]:
         """Count every queue, by name."""
-        self._sweep()
-        names = self._names()
-        counts: list[QueueCounts] = []
-        for at in range(0, len(names), TOGETHER):
-            some = names[at : at + TOGETHER]
-            for name, found in zip(some, self._link.run("count", *some), strict=True):
-                ready, scheduled, held, dead, age, paused = found
-                oldest = None if age < 0 else age / 1_000
-                counts.append(QueueCounts(name, ready, scheduled, held, dead, oldest, bool(paused)))
-        return counts
+        with self._link.limit.together():
+            self._sweep()
+            members = self._link.call("SMEMBERS", f"{self._link.namespace}queues")
+            names = sorted(name.decode() for name in members)
+            found = self._in_parts("count", names)
+        return [
+            QueueCounts(name, ready, later, held, dead, None if ms < 0 else ms / 1_000, paused == 1)
+            for name, (ready, later, held, dead, ms, paused) in zip(names, found, strict=True)
+        ]
 
     def findings(self) -> list[Finding]:
         """Return what the server is set to."""
-        return findings(settings_of(self._link))
+        with self._link.limit.together():
+            return findings(settings_of(self._link))
 
     def jobs(
         self, queue: str | None, state: State, limit: int = 100, after: str | None = None
     ) -> Page:
         """List the jobs of one state, queue after queue; the dead of all queues are one list."""
-        self._sweep()
         limit = max(0, limit)
         place = [] if after is None else bytes.fromhex(after).split(b"|", 2)
-        found = self._link.run("list", state.value, queue or "", limit + 1, *place)
-        shown = [member[-16:] for member in found[2::3]][:limit]
+        with self._link.limit.together():
+            self._sweep()
+            found = self._link.run("list", state.value, queue or "", limit + 1, *place)
+            shown = [member[-16:] for member in found[2::3]][:limit]
+            views = self._views(shown)
         following = None
         if 0 < len(shown) < len(found) / 3:
             following = b"|".join(found[3 * limit - 3 : 3 * limit]).hex()
         # What has moved on since it was listed is not shown where it was.
-        views = [view for view in self._views(shown) if view and view.state is state]
-        return Page(views, following)
+        return Page([view for view in views if view and view.state is state], following)
 
     def job(self, id: bytes) -> JobView | None:
         """Look one job up."""
-        self._sweep()
-        return self._views([id])[0]
+        with self._link.limit.together():
+            self._sweep()
+            return self._views([id])[0]
 
     def redrive(self, ids: Sequence[bytes]) -> list[Answered]:
         """Send dead letters back, all in one step, and ring for them."""
@@ -123,13 +125,13 @@ class RedisInspector(Inspector):
         while self._link.run("sweep"):
             pass
 
-    def _names(self) -> list[str]:
-        names = self._link.call("SMEMBERS", f"{self._link.namespace}queues")
-        return sorted(name.decode() for name in names)
-
     def _views(self, ids: Sequence[bytes]) -> list[JobView | None]:
-        parts = [ids[at : at + TOGETHER] for at in range(0, len(ids), TOGETHER)]
-        return [_view(found) for part in parts for found in self._link.run("look", *part)]
+        return [_view(found) for found in self._in_parts("look", ids)]
+
+    def _in_parts(self, verb: str, asked: Sequence[Any]) -> list[Any]:
+        """Run a script for so many at a time; return its answers, one for each."""
+        parts = [asked[at : at + TOGETHER] for at in range(0, len(asked), TOGETHER)]
+        return [found for part in parts for found in self._link.run(verb, *part)]
 
 
 def message_of(stored: bytes) -> Message:

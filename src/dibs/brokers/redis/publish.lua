@@ -50,9 +50,9 @@ local function idle_one(queue)
   return asked and string.find(' ' .. asked .. ' ', ' ' .. queue .. ' ', 1, true) and waiter
 end
 
--- Tell one that has found nothing of its lease; say whether one is told. It is rung from now on, if
--- it has more room; who is not there any more is forgotten.
-local function tell(queue, waiter, message)
+-- Tell one that has found nothing of its lease, and note that; say whether one is told. It is rung
+-- from now on, if it has more room; who is not there any more is forgotten.
+local function tell(queue, waiter, message, lease)
   while waiter do
     local heard = rung(waiter, struct.pack('>I6', now) .. message)
     if not heard then
@@ -61,6 +61,7 @@ local function tell(queue, waiter, message)
     call('HDEL', IDLE, waiter)
     if heard > 0 then
       call('ZADD', WAITING .. queue, 'XX', now, waiter)
+      call('HSET', HANDED, waiter, lease .. queue)
       return true
     end
     call('ZREM', WAITING .. queue, waiter)
@@ -80,7 +81,7 @@ local function hand_over(queue, place, visibility)
   local lease, expiry = lease_of(id, place, 1), now + visibility
   call('ZADD', HELD .. queue, expiry, lease)
   plan(queue, expiry)
-  if tell(queue, waiter, message) then
+  if tell(queue, waiter, message, lease) then
     return true
   end
   call('ZREM', HELD .. queue, lease)

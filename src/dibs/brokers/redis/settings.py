@@ -9,7 +9,6 @@ from msgspec import Struct
 from dibs.brokers.capabilities import Durability
 from dibs.brokers.contract import Finding
 from dibs.brokers.privacy import connection
-from dibs.errors import BrokerError
 from dibs.wires.resp.link import Link
 
 OLDEST = (7, 0)
@@ -43,11 +42,9 @@ def settings_of(link: Link) -> Settings:
     Raises:
         BrokerError: it cannot be asked.
     """
-    lines = link.call("INFO").decode(errors="replace").splitlines()
-    info = dict(line.split(":", 1) for line in lines if ":" in line)
-    fsync = "off"
+    info, fsync = link.info(), "off"
     if info.get("aof_enabled") != "0":
-        fsync = _configured(link, "appendfsync")
+        fsync = link.setting("appendfsync") or "unknown"
     return Settings(
         version=info.get("redis_version", ""),
         fsync=fsync if fsync in LEVELS else "unknown",
@@ -57,17 +54,6 @@ def settings_of(link: Link) -> Settings:
         guarded=any(command[0] == "AUTH" for command in link.address.greeting()),
         connection=connection(*link.way(), "use rediss://"),
     )
-
-
-def _configured(link: Link, name: str) -> str:
-    """Return a setting; "unknown" where users must not ask, as on many a rented server."""
-    try:
-        answer = link.call("CONFIG", "GET", name)
-    except BrokerError as exc:
-        if "NOPERM" in str(exc) or "unknown command" in str(exc):
-            return "unknown"
-        raise
-    return str(answer[1], "utf-8") if len(answer) == 2 else "unknown"
 
 
 def findings(found: Settings) -> list[Finding]:

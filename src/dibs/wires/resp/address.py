@@ -19,8 +19,9 @@ from redis.connection import Connection, SSLConnection
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
-from dibs.errors import OptionError, UrlError
+from dibs.errors import BrokerUnavailable, OptionError, UrlError
 from dibs.spelling import did_you_mean
+from dibs.wires.resolve import addresses
 from dibs.wires.url import ESCAPED, split
 
 FORM = "[user:password@]host[:port][/number of the database][?prefix=dibs]"
@@ -50,15 +51,35 @@ class Address(Struct, frozen=True):
     settings: Mapping[str, Any]
     client: object = None
 
+    def how_many(self, seconds: float) -> int:
+        """Say how many addresses are tried one after the other: those of its name, if it has one.
+
+        Raises:
+            OSError: it has none, or nobody said so in time.
+        """
+        host, port = self.settings.get("host"), self.settings.get("port", PORT)
+        return max(1, len(addresses(host, port, seconds))) if host else 1
+
     def greeting(self) -> Iterator[tuple[Any, ...]]:
-        """Yield the commands with which a new connection begins."""
-        user, password = self.settings.get("username"), self.settings.get("password")
-        provider = self.settings.get("credential_provider")
-        known = provider.get_credentials() if provider else (user, password)
-        if words := [word for word in known if word]:
+        """Yield the commands with which a new connection begins.
+
+        Raises:
+            BrokerUnavailable: a ready-made client's provider has no credentials.
+        """
+        if words := [word for word in self._credentials() if word]:
             yield ("AUTH", *words)
         if number := self.settings.get("db"):
             yield ("SELECT", number)
+
+    def _credentials(self) -> tuple[Any, ...]:
+        provider = self.settings.get("credential_provider")
+        if not provider:
+            return self.settings.get("username"), self.settings.get("password")
+        try:
+            return tuple(provider.get_credentials())
+        except Exception as exc:  # it is somebody's own code, and what it says may be a secret
+            raised = type(exc).__name__
+        raise BrokerUnavailable(f"{self.shown}: its credential provider raised {raised}")
 
 
 def address_of(url: str, options: Mapping[str, str]) -> tuple[Address, dict[str, str]]:

@@ -9,30 +9,40 @@ A channel and not a blocking read: the server tells whoever rings how many heard
 that is gone costs nobody a ring, and there is nothing to ask for anew after each.
 """
 
+import math
 import selectors
 import socket
 
 import hiredis
 
+from dibs.clock import Clock
 from dibs.wires.resp.link import Link
 
 LOOK, LOOK_INSTEAD = b"", b"!"
 """What rings say: look; look, for nothing will be handed over now. Anything else is handed over."""
-STANDS, TAKEN = 1, 2
-"""What a claim says of the wish to be handed a message. If it is taken, the bell says by whom."""
+NONE, STANDS, TAKEN = 0, 1, 2
+"""What a claim says of the wish to be handed a message. If it is taken, the bell says by whom. And
+what a waiter says of it to the next claim: taken is one of which the bell said nothing."""
 RING_SECONDS = 0.1
 """How long is waited for what was said on the bell before an answer that came past it."""
+QUIET_SECONDS = 10.0
+"""After how long a silence is asked whether anybody is there. What is between may answer for a
+peer that is gone, as a load balancer does, so the system's own asking is not enough."""
+ANSWER_SECONDS = 2.0
+"""How long is waited for the answer to that."""
 
 
 class Bell:
     """Rung by the scripts, through `bell:` and the name of the waiter."""
 
-    def __init__(self, link: Link, waiter: str) -> None:
+    def __init__(self, link: Link, waiter: str, clock: Clock) -> None:
         self._link = link
         self._waiter = waiter
+        self._clock = clock
+        self._heard_at = self._checked_at = -math.inf
         self._selector: selectors.DefaultSelector | None = None
         self._stream: socket.socket | None = None
-        self.is_idle = False
+        self.wish = NONE
         """Whether a message may be handed over. Whoever takes that wish away says so here, once."""
         self.handed: list[bytes] = []
         """What was handed over, and is not taken yet."""
@@ -66,15 +76,37 @@ class Bell:
             stream.setblocking(False)
             self._selector.register(stream, selectors.EVENT_READ)
             self._stream = stream
+            self._heard_at = self._clock.monotonic()
             self._heard()  # what came with the answer makes no descriptor readable
         return self._waiter
 
     def asked(self, wish: int) -> None:
-        """Take in what has become of the wish of this waiter, as a claim says it."""
+        """Take in what has become of the wish of this waiter, as a claim says it.
+
+        If the bell does not say by whom it was taken, it is dead without a sign, and let go of.
+        """
         if wish == TAKEN and self._selector is not None:
-            while self.is_idle and self._selector.select(RING_SECONDS) and self._heard():
+            while self.wish == STANDS and self._selector.select(RING_SECONDS) and self._heard():
                 pass
-        self.is_idle = wish == STANDS
+            if self.wish == STANDS:
+                self.take_down()
+            wish = TAKEN if self.wish == STANDS else NONE
+        self.wish = wish
+
+    def check(self) -> None:
+        """Ask whether anybody is there, after a silence; let go of the one that did not answer."""
+        now = self._clock.monotonic()
+        if self._stream is None or now < self._heard_at + QUIET_SECONDS:
+            return
+        if self._checked_at > self._heard_at:
+            if now > self._checked_at + ANSWER_SECONDS:
+                self.take_down()
+            return
+        self._checked_at = now
+        try:
+            self._link.say("PING")
+        except OSError:
+            self.take_down()
 
     def take_down(self) -> None:
         """Let go of the connection, when all that came is heard."""
@@ -95,8 +127,12 @@ class Bell:
         """Take in what was said; return whether more may be."""
         try:
             for push in self._link.pushes() if self._stream is not None else ():
+                self._heard_at = self._clock.monotonic()
+                if not isinstance(push, list) or push[0] != b"message":
+                    continue  # an answer: to `check`, if only that it is not allowed
                 said = push[2]
-                self.is_idle = self.is_idle and said == LOOK
+                if said != LOOK:
+                    self.wish = NONE
                 if said not in (LOOK, LOOK_INSTEAD):
                     self.handed.append(said)
         except (OSError, hiredis.ProtocolError):

@@ -29,7 +29,12 @@ from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, Connecting
 
 READ_BYTES = 1 << 16
+CROWDED = "ERR max number of clients"
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
+"""After how many seconds of silence the system asks for the peer (by either of two names), how many
+later again, and how often; each where a platform has it."""
 KINDS: dict[str, type[BrokerError]] = {
+    CROWDED: BrokerUnavailable,
     "OOM": BrokerFull,
     "BUSY": BrokerBusy,
     **dict.fromkeys(("LOADING", "MASTERDOWN", "READONLY"), BrokerUnavailable),
@@ -37,7 +42,9 @@ KINDS: dict[str, type[BrokerError]] = {
     **dict.fromkeys(("NOAUTH", "WRONGPASS"), BrokerUnavailable),
     "NOPERM": BrokerRefused,
 }
-"""What a kind of the server's errors is to a caller; none of them leaves anything half done."""
+"""What the server's errors are to a caller, by how they begin; none leaves anything half done."""
+LEAVE = ("READONLY", "MASTERDOWN", CROWDED)
+"""Of those, what is said by a server that another may stand in for by now, or that hangs up."""
 
 _socket_of = attrgetter("_sock")  # redis-py hands it out no other way
 
@@ -45,6 +52,16 @@ _socket_of = attrgetter("_sock")  # redis-py hands it out no other way
 def _say_nothing(connection: object) -> None:
     """Stand in for what redis-py would say on a new connection."""
     del connection
+
+
+def _keep_alive(stream: socket.socket) -> None:
+    """Have a peer that is gone be noticed, and what is between not forget one that is there."""
+    if stream.family == socket.AF_UNIX:
+        return
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if (option := getattr(socket, name, None)) is not None:
+            stream.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class NoAnswer(BrokerUnavailable):
@@ -105,15 +122,32 @@ class Link:
         """
         script = self._scripts[verb]
         asked = (b"EVALSHA", script.sha, 1, self.namespace, *arguments)
-        answer = self._answer(asked)
+        deadline = self.limit.until()  # of all that follows
+        answer = self._answer(asked, deadline)
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
-            self.call("SCRIPT", "LOAD", script.text)  # a new server, or somebody flushed them
-            answer = self._answer(asked)
+            # a new server, or somebody flushed them
+            self._told(self._answer(("SCRIPT", "LOAD", script.text), deadline))
+            answer = self._answer(asked, deadline)
         return self._told(answer)
 
     def call(self, *command: Any) -> Any:
         """Run a command; raises as `run` does."""
-        return self._told(self._answer(command))
+        return self._told(self._answer(command, self.limit.until()))
+
+    def info(self) -> dict[str, str]:
+        """Ask what the server says of itself; raises as `run` does."""
+        lines = self.call("INFO").decode(errors="replace").splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def setting(self, name: str) -> str | None:
+        """Ask for a setting; None where users must not, as on many a rented server."""
+        try:
+            answer = self.call("CONFIG", "GET", name)
+        except BrokerError as exc:
+            if "NOPERM" in str(exc) or "unknown command" in str(exc):
+                return None
+            raise
+        return str(answer[1], "utf-8") if len(answer) == 2 else None
 
     def socket(self) -> socket.socket:
         """Return the socket of the connection that the last call left open."""
@@ -149,14 +183,21 @@ class Link:
                 raise ConnectionResetError("the server closed the connection")
             self._reader.feed(received)
 
+    def say(self, *command: Any) -> None:
+        """Send what is answered among the pushes, on a socket that does not block.
+
+        Raises:
+            OSError: nobody takes it.
+        """
+        self.socket().send(hiredis.pack_command(command))
+
     def close(self) -> None:
         """Give the connection up; the next call opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
 
-    def _answer(self, command: tuple[Any, ...]) -> Any:
-        deadline = self.limit.until()
+    def _answer(self, command: tuple[Any, ...], deadline: float) -> Any:
         try:
             if self._connection is None:
                 self._open(deadline)
@@ -173,22 +214,22 @@ class Link:
 
         Whoever calls closes what an exception left half way.
         """
-        left = max(0.001, deadline - self._clock.monotonic())
-        step = left / 3  # one for the connection, one for TLS, one for the rest
         own: dict[str, Any] = {
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),  # whoever calls has the patience
             "retry_on_error": [],
             "retry_on_timeout": False,
             "health_check_interval": 0,
-            "socket_connect_timeout": step,
-            "socket_timeout": step,
             "redis_connect_func": _say_nothing,
         }
-        connection = self.address.kind(**{**self.address.settings, **own})
-        self._connection, self._reader = connection, hiredis.Reader()
         try:
+            known = self.address.how_many(self._left(deadline) / 3)
+            step = self._left(deadline) / 3  # one for the connection, one for TLS, one for the rest
+            own |= {"socket_connect_timeout": step / known, "socket_timeout": step}
+            connection = self.address.kind(**{**self.address.settings, **own})
+            self._connection, self._reader = connection, hiredis.Reader()
             connection.connect()
+            _keep_alive(self.socket())
             for command in self.address.greeting():
                 answer = self._exchanged(command, deadline)
                 if isinstance(answer, hiredis.ReplyError):
@@ -217,8 +258,9 @@ class Link:
     def _told(self, answer: Any) -> Any:
         if not isinstance(answer, hiredis.ReplyError):
             return answer
-        kind = str(answer).partition(" ")[0]
-        if kind in ("READONLY", "MASTERDOWN"):
-            self.close()  # the address may lead to another server by now
+        text = str(answer)
+        kind = next((kind for kind in KINDS if text.startswith(kind)), "")
+        if kind in LEAVE:
+            self.close()
         way = ": give it the rights of docs/redis.md, Rights" if kind == "NOPERM" else ""
-        raise KINDS.get(kind, BrokerError)(f"{self.address.shown}: {answer}{way}")
+        raise KINDS.get(kind, BrokerError)(f"{self.address.shown}: {text}{way}")
