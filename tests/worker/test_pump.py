@@ -29,7 +29,7 @@ from dibs.events import (
     TaskSlow,
     TaskUnknown,
 )
-from dibs.message import DeadLetter, Error, Nack, Release, Settlement, TaskInfo
+from dibs.message import DeadLetter, Error, Lease, Nack, Release, Settlement, TaskInfo
 from dibs.runners.contract import Await, Slow, Start
 from dibs.testing.making import claim, message, messages, publish
 from dibs.worker.upkeep import STOP_GRACE_SECONDS
@@ -844,6 +844,92 @@ def test_a_settlement_that_stays_unanswered_holds_up_no_other_job(
     assert healthy.id not in {event.lease.message.id for event in stage.told(LeaseLost)}
     assert [event.kind for event in stage.told(BrokerTrouble)] == [kind]
     assert failing.id != healthy.id
+
+
+def test_a_settlement_that_fails_alone_is_told_with_its_reason_and_leaves_all_else_going_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A copy that is throttled or too large: the leases beside it would run out, and run twice."""
+    stage = Stage()
+    failing = message(visibility_timeout_ms=100_000)
+    publish(stage.producer, failing, *messages(2, visibility_timeout_ms=3_000))
+    stage.tick()
+    stage.runners[0].start()
+    settle = stage.broker.settle
+
+    def throttles_copies(settlements: Sequence[Settlement]) -> list[Settled]:
+        throttled = Unknown("KMS.ThrottlingException")
+        copied = [isinstance(one.outcome, Nack) for one in settlements]
+        pairs = zip(settlements, copied, strict=True)
+        return [throttled if copy else settle([one])[0] for one, copy in pairs]
+
+    monkeypatch.setattr(stage.broker, "settle", throttles_copies)
+    stage.runners[0].end(0, FAILED)
+    stage.runners[0].finish(1)
+    for _ in range(60):
+        stage.tick(500)
+    assert stage.settled().done == 1
+    assert stage.told(LeaseLost) == []
+    assert stage.counts() == (0, 0, 2, 0)
+    publish(stage.producer, message("videos"))
+    stage.tick()
+    assert len(stage.runners[0].queued) == 1
+    assert [event.text for event in stage.told(BrokerTrouble)] == ["KMS.ThrottlingException"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_renewal_that_stays_unanswered_is_told_with_its_reason_and_costs_no_other_lease(
+    monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """A queue that is gone, say: claimed in one batch with others, or in one of its own."""
+    stage = Stage()
+    has = stage.broker.capabilities
+    monkeypatch.setattr(stage.broker, "capabilities", replace(has, native_fence=False))
+    (failing,) = publish(stage.producer, message(visibility_timeout_ms=100_000))
+    if whole:
+        stage.tick()
+    publish(stage.producer, *messages(2, visibility_timeout_ms=3_000))
+    stage.tick()
+    stage.runners[0].start()
+    extend = stage.broker.extend
+
+    def fails_of_one(leases: Sequence[Lease]) -> list[Extended]:
+        gone = Unknown("QueueDeletedRecently")
+        return [gone if one.message.id == failing.id else extend([one])[0] for one in leases]
+
+    monkeypatch.setattr(stage.broker, "extend", fails_of_one)
+    for _ in range(90):
+        stage.tick(1_000)
+    assert stage.told(LeaseLost) == []
+    publish(stage.producer, message("videos"))
+    stage.tick()
+    assert len(stage.runners[0].queued) == 1, "claimed at once"
+    for _ in range(20):
+        stage.tick(1_000)
+    assert [one.lease.message.id for one in stage.told(LeaseLost)] == [failing.id]
+    assert [event.text for event in stage.told(BrokerTrouble)] == ["QueueDeletedRecently"]
+    stage.runners[0].finish(0)
+    stage.tick(3_000)
+    assert len(stage.told(BrokerBack)) == 1
+
+
+def test_what_stays_unanswered_is_no_sign_that_the_broker_works_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    publish(stage.producer, message())
+    stage.tick()
+    stage.runners[0].start()
+
+    def away(*_: object) -> None:
+        raise BrokerUnavailable("away")
+
+    monkeypatch.setattr(stage.broker, "settle", lambda ends: [UNKNOWN] * len(ends))
+    monkeypatch.setattr(stage.broker, "claim", away)
+    stage.runners[0].finish(0)
+    for _ in range(20):
+        stage.tick(1_000)
+    assert stage.told(BrokerBack) == []
 
 
 def test_what_the_broker_leaves_unanswered_takes_up_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,12 @@ class Refused(Struct, frozen=True, gc=False):
 
 
 class Unknown(Struct, frozen=True, gc=False):
-    """The answer was lost. The request may or may not have taken effect."""
+    """The answer was lost. The request may or may not have taken effect.
+
+    `why` it is not known, or why it could not be done now; for people.
+    """
+
+    why: str = ""
 
 
 class Applied(Struct, frozen=True, gc=False):

@@ -1,16 +1,20 @@
 """What a Broker object knows of its leases, for a server that cannot refuse a stale settlement.
 
-Owns: until when each lease is surely its holder's, on the monotonic clock, and how it was ended.
+Owns: until when each lease is surely its holder's, on a clock that counts the time asleep, as the
+server's does, and how it was ended.
 Must never: call a lease current whose time is over: then another may hold its message.
 Called by: adapters whose `native_fence` is False.
 
 A lease granted by another Broker object of the same machine is known by its own expiry.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
-from dibs.brokers.contract import GONE, STALE, UNKNOWN, Gone, Settled, Stale
-from dibs.message import Ack, Attempt, DeadLetter, Lease, Outcome
+from dibs.brokers.contract import GONE, STALE, Gone, Settled, Stale, Unknown
+from dibs.brokers.wire import Past
+from dibs.message import Ack, Attempt, DeadLetter, Lease, Message, Outcome, Settlement
 
 _FIRST_SWEEP = 1_000
 
@@ -18,10 +22,10 @@ _FIRST_SWEEP = 1_000
 class Hold(Struct):
     """A lease as its holder knows it. `key` is the server's name for it, which may change.
 
-    `taken` is when the claim left, `until` when the lease is over, both in monotonic seconds.
+    `taken` is when the claim left, `until` when the lease is over, both in seconds of that clock.
     `attempts` are those of the message, `headers` too, whatever its holder does to its own.
     `copied`: what follows it is stored, and only it is left. `sent` is the server's name for a copy
-    that is to take its place, until it does.
+    that is to take its place, until it does. `why` it could not be ended, when that was last tried.
     """
 
     key: str
@@ -31,6 +35,7 @@ class Hold(Struct):
     headers: dict[str, str] | None = None
     copied: bool = False
     sent: str | None = None
+    why: str = ""
     ended: Gone | Stale | None = None
 
 
@@ -41,14 +46,15 @@ class Holds:
         self._known: dict[str, Hold] = {}
         self._sweep_at = _FIRST_SWEEP
 
-    def granted(self, fence: int, hold: Hold, now: float) -> str:
-        """Remember a lease; return its receipt."""
+    def granted(self, message: Message, past: Past, hold: Hold, now: float) -> Lease:
+        """Remember a lease, and return it."""
         if len(self._known) >= self._sweep_at:
             self._known = {key: one for key, one in self._known.items() if one.until > now}
             self._sweep_at = max(_FIRST_SWEEP, 2 * len(self._known))
+        fence, expiry_ms = past.fence + 1, round(hold.until * 1_000)
         receipt = f"{fence} {hold.key}"
         self._known[receipt] = hold
-        return receipt
+        return Lease(message, fence, past.failures, past.crashes, past.lost, expiry_ms, receipt)
 
     def of(self, lease: Lease, now: float) -> Hold | Gone | Stale:
         """Return the hold on a lease, or why there is none."""
@@ -66,10 +72,20 @@ class Holds:
         self._known[receipt] = hold
         return hold
 
+    def first(
+        self, settlements: Sequence[Settlement], now: float
+    ) -> dict[int, tuple[Settlement, Hold]]:
+        """Return the first settlement of each lease that is held, by its place, with the hold."""
+        held: dict[int | str, tuple[int, Settlement, Hold]] = {}
+        for i, one in enumerate(settlements):
+            if isinstance(hold := self.of(one.lease, now), Hold):
+                held.setdefault(one.lease.receipt, (i, one, hold))
+        return {i: (one, hold) for i, one, hold in held.values()}
+
     def answer(self, lease: Lease, now: float) -> Settled:
         """Say what a settlement that is not known to have taken effect is answered."""
         hold = self.of(lease, now)
-        return UNKNOWN if isinstance(hold, Hold) else hold
+        return Unknown(hold.why) if isinstance(hold, Hold) else hold
 
     def end(self, hold: Hold, outcome: Outcome) -> None:
         """Note that a lease ended: by its message, or only for its holder."""

@@ -20,6 +20,8 @@ from dibs.message import Ack, DeadLetter, Lease, Nack, Outcome, Release, Settlem
 from dibs.worker.patience import Patience
 from dibs.worker.seams import Seams
 
+_LOST = "answers to settlements got lost"
+
 
 class Settler:
     """Settles in batches; what the broker could not answer stays and is sent again."""
@@ -92,12 +94,14 @@ class Settler:
                 self._patience.failed(exc)
                 return
             del (self._waiting or self._acked)[: len(batch)]
-            doubtful = len(self._again)
-            self._patience.worked(now)
+            before = len(self._again)
             self._note(batch, answers)
-            if len(self._again) > doubtful:
-                lost = BrokerUnavailable("answers to settlements got lost")
-                self._doubts.failed(refused or lost)
+            doubtful = len(self._again) - before
+            if refused is not None or doubtful < len(batch):
+                self._patience.worked(now)
+            if doubtful:
+                whys = (one.why for one in answers if isinstance(one, Unknown) and one.why)
+                self._doubts.failed(refused or BrokerUnavailable(next(whys, _LOST)))
             elif not self._again:
                 self._doubts.worked(now)
 

@@ -2,7 +2,8 @@
 
 Owns: the heartbeat of every lease (a third of its visibility timeout), the timeout of every run,
 and that a task which comes near a limit is told of once, whichever runner it was in.
-Must never: depend on user code: it runs in the pump's process, whatever a task does to its own.
+Must never: depend on user code: it runs in the pump's process, whatever a task does to its own; or
+let a renewal that is not answered hold up those of others, or anything else.
 Called by: the pump, in each tick.
 """
 
@@ -22,6 +23,8 @@ from dibs.worker.settler import Settler
 
 TOGETHER_SECONDS = 0.1
 """What is due within this time is renewed too: each renewal is a commit, whatever it holds."""
+
+_LOST = "answers to renewals got lost"
 
 STOP_GRACE_SECONDS = 1.0
 """How long a run that was told of its timeout may take to end by itself, a third of its visibility
@@ -48,6 +51,10 @@ class Upkeep:
         self._settler = settler
         self._tasks = tasks
         self._patience = patience
+        self._doubts = Patience(seams.clock, seams.observe)
+        """For what the broker answered, but not how: it can be called for everything else."""
+        self._sure: dict[int, float] = {}
+        """When the last answered request left for each lease of a batch that has one in doubt."""
         self._observe = seams.observe
         self._uniform = seams.uniform
         self._clock = seams.clock
@@ -72,32 +79,52 @@ class Upkeep:
         left = [
             pair for batch in due for pair in self._leases.left_of(batch) if self._renews(*pair)
         ]
-        if self._renewed(left):
-            for batch in due:
-                self._leases.renewed(batch, now)
-        else:
-            for batch in due:
-                self._lose_overdue(batch, now)
+        doubtful = self._doubtful(left)
+        for batch in due:
+            self._note(batch, doubtful, now)
+        self._sure = {serial: at for serial, at in self._sure.items() if serial in self._leases}
+        if not self._sure:
+            self._doubts.worked(now)
         self._leases.plan_extend(self._patience.retry_at)
 
-    def _renewed(self, left: list[tuple[int, Lease]]) -> bool:
-        """Renew leases; return whether every answer came."""
+    def _doubtful(self, left: list[tuple[int, Lease]]) -> set[int]:
+        """Renew leases; return the serials of those that are not known to be renewed."""
         limit = self._broker.capabilities.batch_limit
+        doubtful: set[int] = set()
+        why = ""
         for start in range(0, len(left), limit):
             part = left[start : start + limit]
             try:
                 answers = self._broker.extend([lease for _, lease in part])
             except BrokerError as exc:
                 self._patience.failed(exc)
-                return False
+                return doubtful | {serial for serial, _ in left[start:]}
             for (serial, lease), answer in zip(part, answers, strict=True):
                 if isinstance(answer, Lost):
                     self._lose(serial, lease)
-            if any(isinstance(answer, Unknown) for answer in answers):
-                self._patience.failed(BrokerUnavailable("answers to renewals got lost"))
-                return False
-            self._patience.worked(self._clock.monotonic())
-        return True
+                elif isinstance(answer, Unknown):
+                    doubtful.add(serial)
+                    why = why or answer.why or _LOST
+            if not doubtful.issuperset(serial for serial, _ in part):
+                self._patience.worked(self._clock.monotonic())
+        if doubtful:
+            self._doubts.failed(BrokerUnavailable(why))
+        return doubtful
+
+    def _note(self, batch: Batch, doubtful: set[int], now: float) -> None:
+        """Note that a batch was renewed; or which leases of it were, to ask for all again soon."""
+        left = self._leases.left_of(batch)
+        if doubtful.isdisjoint([serial for serial, _ in left]):
+            for serial, _ in left:
+                self._sure.pop(serial, None)
+            self._leases.renewed(batch, now)
+            return
+        for serial, _ in left:
+            at = self._sure.get(serial, batch.renewed_at)
+            self._sure[serial] = at if serial in doubtful else now
+        self._lose_overdue(batch, now)
+        # Again at the next heartbeat at the latest, which those that were renewed need.
+        self._leases.renewed(batch, min(now, self._doubts.retry_at - batch.heartbeat_seconds))
 
     def _renews(self, serial: int, lease: Lease) -> bool:
         """Whether a lease is renewed: not after it was lost or its run was told to end."""
@@ -112,7 +139,7 @@ class Upkeep:
         if self._broker.capabilities.native_fence:
             return
         for serial, lease in self._leases.left_of(batch):
-            over_at = batch.renewed_at + lease.message.visibility_timeout_ms / 1_000
+            over_at = self._sure[serial] + lease.message.visibility_timeout_ms / 1_000
             if now >= over_at and serial not in self._leases.lost:
                 self._lose(serial, lease)
 

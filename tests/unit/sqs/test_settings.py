@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from msgspec.structs import replace
 
 from dibs import App
@@ -16,7 +17,7 @@ from dibs.brokers.url import open_broker as open_by_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerRefused, UrlError
 from dibs.testing.making import claim_one, message, publish
-from dibs.wires.aws.client import Address, Failure, address_of, client_at
+from dibs.wires.aws.client import Address, address_of, client_at
 from tests.servers.sqs import Server
 from tests.unit.sqs.conftest import Open
 from tests.worker.scripted import HEAVY, PLAIN
@@ -69,6 +70,27 @@ def test_an_endpoint_may_be_named_by_awss_own_variables(
     assert broker.capabilities.durability == "D0"
     assert claim_one(broker).message.task == "resize"
     broker.close()
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://someone:hunter2@127.0.0.1:9/", "http://someone:hunter2@a b"]
+)
+def test_an_endpoint_with_a_secret_is_refused_without_showing_it(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every error would show it, and `dibs doctor`."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", endpoint)
+    with pytest.raises(BrokerRefused, match=r"endpoint") as caught:
+        open_by_url("sqs://eu-west-1/shop-", worker_id=b"", clock=SystemClock())
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_ready_made_client_whose_endpoint_has_a_user_is_refused(open_broker: Open) -> None:
+    del open_broker
+    client = client_at(Address("eu-west-1", "x", "http://someone:hunter2@127.0.0.1:9"), 1, 10)
+    with pytest.raises(BrokerRefused, match="must have no user: set AWS_ACCESS_KEY_ID") as caught:
+        open_sqs(client, "shop-", clock=SystemClock())
+    assert "hunter2" not in str(caught.value)
 
 
 def test_amazons_own_endpoint_is_spoken_to_by_tls_and_verified() -> None:
@@ -188,14 +210,15 @@ def test_addresses_are_there_for_a_call_that_a_poll_has_them_forgotten_in(
 ) -> None:
     broker.declare(["photos"])
     queues = broker._queues
-    ask = queues.ask
+    every, known = queues._calls.all, queues.url("photos")
+    gone = ClientError({"Error": {"Code": "QueueDoesNotExist"}}, "ReceiveMessage")
 
-    def ask_while_a_poll_finds_its_queue_gone(calls: Any, until: float | None = None) -> Any:
-        answers = ask(calls, until)
-        queues.error(Failure("QueueDoesNotExist", "gone", sure=True))
+    def call_while_a_poll_finds_its_queue_gone(calls: Any, until: float) -> Any:
+        answers = every(calls, until)
+        queues.heard(known, gone)
         return answers
 
-    monkeypatch.setattr(queues, "ask", ask_while_a_poll_finds_its_queue_gone)
+    monkeypatch.setattr(queues._calls, "all", call_while_a_poll_finds_its_queue_gone)
     publish(broker, message(), message("videos"))
 
 

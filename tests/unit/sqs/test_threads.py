@@ -8,10 +8,18 @@ from queue import SimpleQueue
 
 import pytest
 
+from dibs.brokers.sqs import open_sqs
 from dibs.clock import SystemClock
 from dibs.errors import BrokerUnavailable
-from dibs.wires.aws.calls import Calls, NotCalled
+from dibs.message import Ack
+from dibs.testing.clock import ManualClock
+from dibs.testing.making import claim_one, message, publish, settle
+from dibs.wires.aws.calls import THREADS, Calls, NotAnswered, NotCalled, in_time
 from dibs.wires.aws.polls import Polls
+from tests.residue import leaves_nothing
+from tests.servers.sqs import Server
+from tests.servers.sqs_faults import Front
+from tests.unit.sqs.conftest import Open
 from tests.worker.workers import until
 
 SECONDS = 10.0
@@ -79,6 +87,73 @@ def test_calls_are_made_by_the_threads_that_there_are(request: pytest.FixtureReq
     assert calls.all([(one, inf)], calls.until(SECONDS)) == [1]
     request.getfixturevalue("no_threads")
     assert calls.all([(one, inf)] * 3, calls.until(SECONDS)) == [1, 1, 1]
+
+
+def test_what_a_call_sends_goes_out_in_its_time_only() -> None:
+    """By this a client's own repetitions end: what was sent before may have been done."""
+    clock = ManualClock()
+    calls = Calls(clock)
+    before = calls.now() + 1
+
+    def sends(first_after_ms: int, again_after_ms: int) -> Callable[[], int]:
+        def call() -> int:
+            clock.advance(first_after_ms)
+            in_time()
+            clock.advance(again_after_ms)
+            in_time()
+            return 1
+
+        return call
+
+    (late,) = calls.all([(sends(0, 1_000), before)], calls.until(SECONDS))
+    assert isinstance(late, NotAnswered)
+    (uncalled,) = calls.all([(sends(500, 500), calls.now() + 0.5)], calls.until(SECONDS))
+    assert isinstance(uncalled, NotCalled)
+    assert calls.all([(sends(500, 499), calls.now() + 1)], calls.until(SECONDS)) == [1]
+    in_time()  # this thread makes no call
+
+
+def our_threads() -> int:
+    """Return how many threads of ours there are."""
+    return sum(one.name.startswith("dibs-") for one in threading.enumerate())
+
+
+def test_b12_losing_the_connection_again_and_again_leaves_nothing_behind(
+    open_broker: Open, front: Front
+) -> None:
+    """celery 10277: each reconnect leaked."""
+    broker = open_broker(front.endpoint)
+    publish(broker, message())
+    claim_one(broker)
+
+    def once() -> None:
+        front.spoil("ReceiveMessage", "closed")
+        with pytest.raises(BrokerUnavailable):
+            broker.claim(["photos"], 1)
+        assert broker.claim(["photos"], 1).leases == []
+
+    leaves_nothing(once)
+    assert our_threads() <= THREADS
+
+
+def test_b12_opening_and_closing_again_and_again_leaves_nothing_behind(
+    open_broker: Open, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one client of one's own: neither threads, nor what hangs on the client."""
+    monkeypatch.setattr("dibs.wires.aws.calls.IDLE_SECONDS", 0.01)
+    client, prefix = open_broker()._client, server.new_prefix()
+    threads = our_threads()
+
+    def once() -> None:
+        broker = open_sqs(client, prefix, clock=SystemClock())
+        broker.bell()
+        publish(broker, message())
+        (lease,) = broker.claim(["photos"], 1).leases
+        settle(broker, lease, Ack())
+        broker.close()
+
+    leaves_nothing(once)
+    until(lambda: our_threads() <= threads, "threads are left")
 
 
 def test_a_queue_that_no_thread_waits_for_is_told_and_waited_for_as_soon_as_one_can(

@@ -12,6 +12,7 @@ import pytest
 
 from dibs import App
 from tests.servers.sqs import KEYS, Server, serving
+from tests.servers.sqs_faults import fronting
 from tests.worker.workers import Started, until
 
 HEAL_SECONDS = 10.0
@@ -168,6 +169,29 @@ def test_a_job_that_outlasts_its_visibility_timeout_runs_once(shop: Shop) -> Non
     shop.until_noted("held", 1)
     assert shop.notes("hold") == {1: 1}
     assert [worker.stop() for worker in workers] == [0, 0]
+
+
+def test_a_settlement_that_sqs_refuses_leaves_the_other_leases_of_its_worker_alone(
+    shop: Shop, own_server: Server
+) -> None:
+    """KMS throttles the copies of what failed, and what runs beside it is renewed all the same."""
+    with fronting(own_server.port) as front:
+        shop.hold.enqueue(1)
+        shop.fail.enqueue(1)
+        front.spoil("SendMessageBatch", *["throttled"] * 1_000)
+        prefix = shop.app.url.partition("?")[0]
+        first = shop.worker("--url", f"{prefix}?endpoint={front.endpoint}")
+        shop.until_noted("hold", 1)
+        first.line("the broker fails: BrokerUnavailable: sqs://.*KMS")
+        second = shop.worker()
+        began = time.monotonic()
+        until(lambda: time.monotonic() - began > 7, "two visibility timeouts have passed")
+        shop.add.enqueue(1)
+        shop.until_noted("add", 1)
+        (shop.folder / "go").touch()
+        shop.until_noted("held", 1)
+        assert shop.notes("hold") == {1: 1}
+        assert second.stop() == 0
 
 
 def test_rule_25_a_worker_goes_on_by_itself_when_its_server_is_back(

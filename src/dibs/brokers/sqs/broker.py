@@ -1,7 +1,7 @@
 """Queues in Amazon SQS: the verbs of the contract.
 
 Must never: settle or extend by a receipt whose time is over on our own clock, since SQS may take
-it for its new holder's: that stands here for a fence.
+it for its new holder's: that stands here for a fence; or let what one queue lacks stop the others.
 Called by: whoever holds a `Broker`; made by `open_sqs`.
 """
 
@@ -21,8 +21,8 @@ from dibs.clock import Clock
 from dibs.message import Ack, DeadLetter, Lease, Message, Result, Settlement, TaskInfo
 from dibs.wires.aws.calls import MOST_SECONDS, Calls
 from dibs.wires.aws.carry import CEILING_SECONDS, FRESH_MS, Carrier
-from dibs.wires.aws.client import Address, Failure
-from dibs.wires.aws.moves import Move, Moves, hiding, whole_seconds
+from dibs.wires.aws.client import Address, Failure, taken
+from dibs.wires.aws.moves import Move, Moves, Place, hiding, whole_seconds
 from dibs.wires.aws.polls import Polls
 from dibs.wires.aws.queues import DEAD, LONG, RESERVED, Queues
 from dibs.wires.aws.receives import POLL_SECONDS, Receives
@@ -48,15 +48,15 @@ class SqsBroker(contract.Broker):
         self, client: "SQSClient", polling: "SQSClient", address: Address, clock: Clock
     ) -> None:
         self.url = str(address)
-        self._client = client
+        self._client = client = taken(client, address)
         self._clock = clock
         self._seconds = MOST_SECONDS
         self._calls = Calls(clock)
-        self._moves = Moves(client, self._calls)
-        self._carrier = Carrier(client, self._calls)
+        self._queues = queues = Queues(client, address, self._calls)
+        self._moves = Moves(client, self._calls, queues.heard)
+        self._carrier = Carrier(client, self._calls, queues.heard)
         self._holds = Holds()
-        self._queues = Queues(client, address, self._calls)
-        self._receives = Receives(client, polling, self._queues, self._calls, parcel_of)
+        self._receives = Receives(client, taken(polling, address), queues, self._calls, parcel_of)
         self._polls = Polls(self._receives.poll, self._give_back, clock)
         self._rung = False
         self._claims = count()
@@ -83,7 +83,7 @@ class SqsBroker(contract.Broker):
         fit = [message for message, why in zip(messages, whys, strict=True) if why is None]
         urls = self._queues.urls((message.queue for message in fit), until)
         items = [copy_of(urls[m.queue], m, wire.Past(), m.due_ms - wall_ms, inf) for m in fit]
-        said = self._queues.heed(self._moves.send(items, until))
+        said = self._queues.heed(self._moves.send(items, until), answers=False)
         answers = iter([contract.UNKNOWN if failure else contract.STORED for failure in said])
         return [next(answers) if why is None else contract.Refused(why) for why in whys]
 
@@ -93,19 +93,23 @@ class SqsBroker(contract.Broker):
         if limit <= 0 or not queues:
             self._polls.stop()
             return contract.Claim([], None)
-        now, until = self._clock.monotonic(), self._calls.until(self._seconds)
+        now, until = self._calls.now(), self._calls.until(self._seconds)
         start = next(self._claims) % len(queues)
         named = dict.fromkeys((*queues[start:], *queues[:start]))
         turn = [queue for queue in named if contract.QUEUE_NAME.fullmatch(queue)]
         look = [queue for queue in turn if not self._polls.waits(queue)]
         ready, long = self._polls.ready(turn), self._queues.long_of(turn, until)
         asked = {*look, *ready, *(queue.removesuffix(LONG) for queue in long)}
-        paused = self._queues.paused_of(asked, until)
+        shut = self._queues.shut_of(asked, until)
+        lack = next((why for _, why in sorted(shut.items()) if why is not None), None)
+        turn = [queue for queue in turn if shut.get(queue) is None]
+        if lack is not None and not turn:
+            raise self._queues.error(lack)
         # From here on nothing is raised while something is in hand: it would be lost.
         brought = [one for one in self._polls.take(ready, limit) if one.sure_until > now]
-        self._give_back([one for one in brought if one.message.queue in paused], until)
-        parcels = [one for one in brought if one.message.queue not in paused]
-        open_ = [queue for queue in (*look, *long) if queue.removesuffix(LONG) not in paused]
+        self._give_back([one for one in brought if one.message.queue in shut], until)
+        parcels = [one for one in brought if one.message.queue not in shut]
+        open_ = [queue for queue in (*look, *long) if queue.removesuffix(LONG) not in shut]
         found, failure = self._receives.at_once(open_, limit - len(parcels), until)
         leases, unhidden = self._granted([*parcels, *found], now, until)
         if self._rung:
@@ -113,30 +117,27 @@ class SqsBroker(contract.Broker):
         trouble = failure or unhidden
         if trouble is not None and not leases:
             raise self._queues.error(trouble)
-        self._polls.tell(self._queues.error(trouble) if trouble is not None else None)
-        return contract.Claim(leases, None, not self._rung or self._polls.found_nothing(turn))
+        self._polls.tell(self._queues.error(told) if (told := trouble or lack) else None)
+        sure = lack is None and (not self._rung or self._polls.found_nothing(turn))
+        return contract.Claim(leases, None, sure)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """Send what follows each message and, once that is stored, delete the message."""
-        now, wall_ms = self._clock.monotonic(), self._clock.wall_ms()
+        now, wall_ms = self._calls.now(), self._clock.wall_ms()
         until = now + self._seconds
-        first: dict[int | str, tuple[int, Settlement, Hold]] = {}
-        for i, one in enumerate(settlements):
-            if isinstance(hold := self._holds.of(one.lease, now), Hold):
-                first.setdefault(one.lease.receipt, (i, one, hold))
-        names = (name for _, one, hold in first.values() for name in _places(one, hold))
-        urls = self._queues.urls(names, until)
-        moves = [_move(one, hold, urls, wall_ms) for _, one, hold in first.values()]
-        self._moves.make(moves, until)
-        applied = set()
-        for (i, one, hold), move in zip(first.values(), moves, strict=True):
-            hold.copied |= move.copied
-            if move.failure is None:
-                applied.add(i)
-                self._holds.end(hold, one.outcome)
-            elif move.failure.over:
-                self._holds.end(hold, Ack())
-        self._queues.heed([move.failure for move in moves])
+        first = self._holds.first(settlements, now)
+        names = (name for one, hold in first.values() for name in _names(one, hold))
+        places = self._queues.places(names, until)
+        moves = {i: _move(one, hold, places, wall_ms) for i, (one, hold) in first.items()}
+        self._moves.make(list(moves.values()), until)
+        for i, (one, hold) in first.items():
+            hold.copied |= moves[i].copied
+            if (failure := moves[i].failure) is None or failure.over:
+                self._holds.end(hold, one.outcome if failure is None else Ack())
+            else:
+                hold.why = self._queues.why(failure)
+        self._queues.heed([move.failure for move in moves.values()], answers=True)
+        applied = {i for i, move in moves.items() if move.failure is None}
         return [
             contract.APPLIED if i in applied else self._holds.answer(one.lease, now)
             for i, one in enumerate(settlements)
@@ -144,19 +145,19 @@ class SqsBroker(contract.Broker):
 
     def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
         """Hide messages for longer."""
-        now, until = self._clock.monotonic(), self._calls.until(self._seconds)
+        now, until = self._calls.now(), self._calls.until(self._seconds)
         holds = [self._holds.of(lease, now) for lease in leases]
         held = [(lease, h) for lease, h in zip(leases, holds, strict=True) if isinstance(h, Hold)]
         for lease, hold in held:
             if now + lease.message.visibility_timeout_ms / 1_000 > hold.taken + CEILING_SECONDS:
                 self._carry_on(lease, hold, now, (now + until) / 2)  # half is for renewals
-        places = [place_of(lease.message.queue, hold.key) for lease, hold in held]
-        urls = self._queues.urls((name for name, _ in places), until)
+        named = [place_of(lease.message.queue, hold.key) for lease, hold in held]
+        places = self._queues.places((name for name, _ in named), until)
         items = [
-            hiding(urls[name], handle, lease.message.visibility_timeout_ms, hold.until)
-            for (lease, hold), (name, handle) in zip(held, places, strict=True)
+            hiding(places[name], handle, lease.message.visibility_timeout_ms, hold.until)
+            for (lease, hold), (name, handle) in zip(held, named, strict=True)
         ]
-        said = iter(self._queues.heed(self._moves.hide(items, until)))
+        said = iter(self._queues.heed(self._moves.hide(items, until), answers=True))
         return [
             self._extended(lease, hold, next(said), now)
             if isinstance(hold, Hold)
@@ -216,36 +217,33 @@ class SqsBroker(contract.Broker):
 
     def _lease(self, parcel: Parcel, now: float) -> Lease:
         message, past = parcel.message, parcel.past
-        expiry_ms = int(now * 1_000) + message.visibility_timeout_ms
+        until = now + message.visibility_timeout_ms / 1_000
         self._receives.usual[message.queue] = whole_seconds(message.visibility_timeout_ms)
         self._seconds = min(self._seconds, max(1.0, message.visibility_timeout_ms / 6_000))
-        taken, headers = now - POLL_SECONDS, dict(message.headers)
-        hold = Hold(parcel.key, taken, expiry_ms / 1_000, past.attempts, headers)
-        receipt = self._holds.granted(past.fence + 1, hold, now)
-        counters = (past.fence + 1, past.failures, past.crashes, past.lost)
-        return Lease(message, *counters, expiry_ms, receipt)
+        hold = Hold(parcel.key, now - POLL_SECONDS, until, past.attempts, dict(message.headers))
+        return self._holds.granted(message, past, hold, now)
 
     def _extended(
         self, lease: Lease, hold: Hold, failure: Failure | None, now: float
     ) -> contract.Extended:
         if failure is not None:
-            return contract.Lost() if failure.over else contract.UNKNOWN
+            return contract.Lost() if failure.over else contract.Unknown(self._queues.why(failure))
         seconds = lease.message.visibility_timeout_ms / 1_000
         hold.until = now + seconds
-        return contract.Held(seconds - (self._clock.monotonic() - now))
+        return contract.Held(seconds - (self._calls.now() - now))
 
     def _carry_on(self, lease: Lease, hold: Hold, now: float, until: float) -> None:
         """Let a copy take the message's place, to be hidden anew for twelve hours."""
         message, (name, handle) = lease.message, place_of(lease.message.queue, hold.key)
-        seconds = whole_seconds(message.visibility_timeout_ms)
-        urls = self._queues.urls((name, message.queue + LONG), until)
+        places = self._queues.places((name, message.queue + LONG), until)
         past = wire.Past(lease.fence - 1, lease.failures, lease.crashes, lease.lost, hold.attempts)
-        long, before = urls[message.queue + LONG], hold.until
-        copy = copy_of(long, message, past, 0, before, fresh_ms=FRESH_MS)
+        away, before = places[message.queue + LONG], hold.until
+        copy = copy_of(away, message, past, 0, before, fresh_ms=FRESH_MS)
+        seconds = whole_seconds(message.visibility_timeout_ms)
         hold.sent, key = self._carrier.met(copy, hold.sent, seconds, until)
         if key is not None:
             hold.key, hold.taken = AWAY + key, now
-            self._moves.make([Move(urls[name], handle, before)], until)
+            self._moves.make([Move(places[name], handle, hold.until)], until)
 
     def _refusal(self, message: Message) -> str | None:
         why = checks.refusal(message, self.capabilities)
@@ -256,24 +254,26 @@ class SqsBroker(contract.Broker):
         return why
 
 
-def _places(one: Settlement, hold: Hold) -> tuple[str, str]:
+def _names(one: Settlement, hold: Hold) -> tuple[str, str]:
     """Return the queues that a settlement needs the addresses of: where it is, where it goes."""
-    queue, dead = one.lease.message.queue, isinstance(one.outcome, DeadLetter)
-    return place_of(queue, hold.key)[0], queue + DEAD if dead else queue
+    queue, here = one.lease.message.queue, place_of(one.lease.message.queue, hold.key)[0]
+    if isinstance(one.outcome, Ack) or hold.copied:
+        return here, here
+    return here, queue + DEAD if isinstance(one.outcome, DeadLetter) else queue
 
 
-def _move(one: Settlement, hold: Hold, urls: dict[str, str], wall_ms: int) -> Move:
+def _move(one: Settlement, hold: Hold, places: dict[str, Place], wall_ms: int) -> Move:
     """Return what a settlement comes to."""
     lease, outcome, headers = one.lease, one.outcome, hold.headers
     message = lease.message if headers is None else replace(lease.message, headers=headers)
-    name, handle = place_of(message.queue, hold.key)
-    move = Move(urls[name], handle, hold.until)
+    here, there = _names(one, hold)
+    move = Move(places[here], place_of(message.queue, hold.key)[1], hold.until)
     if isinstance(outcome, Ack) or hold.copied:
         return move
     past = wire.next_past(lease, hold.attempts, outcome, wall_ms)
     if isinstance(outcome, DeadLetter):
-        move.copy = dead_copy_of(urls[message.queue + DEAD], message, past, outcome, hold.until)
+        move.copy = dead_copy_of(places[there], message, past, outcome, hold.until)
     else:
         delay_ms = max(0, min(outcome.delay_ms, MAX_DURATION_MS))
-        move.copy = copy_of(urls[message.queue], message, past, delay_ms, hold.until)
+        move.copy = copy_of(places[there], message, past, delay_ms, hold.until)
     return move

@@ -122,15 +122,15 @@ class SqsInspector(Inspector):
             self._ask([partial(self._queues.resume, queue)])
 
     def _settings(self, name: str) -> dict[str, str]:
-        url = self._queues.url(name)
-        asked = self._client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+        url, verb = self._queues.url(name), self._client.get_queue_attributes
+        asked = self._queues.at(url, verb, AttributeNames=["All"])
         return {str(key): value for key, value in asked.get("Attributes", {}).items()}
 
     def _purged(self, queue: str, began_ms: int) -> int:
         url = self._queues.url(queue)
-        got = self._client.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=0, VisibilityTimeout=30,
-            MessageSystemAttributeNames=["SentTimestamp"],
+        got = self._queues.at(
+            url, self._client.receive_message, MaxNumberOfMessages=10, WaitTimeSeconds=0,
+            VisibilityTimeout=30, MessageSystemAttributeNames=["SentTimestamp"],
         ).get("Messages", [])  # fmt: skip
         sent = [int(one.get("Attributes", {}).get("SentTimestamp", 0)) for one in got]
         handles = [

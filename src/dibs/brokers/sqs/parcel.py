@@ -12,7 +12,7 @@ from dibs.brokers import wire
 from dibs.brokers.wire import Envelope, Past
 from dibs.message import DeadLetter, Message
 from dibs.wires.aws.foreign import Got, foreign_message, unreadable_message
-from dibs.wires.aws.moves import LONGEST_DELAY_MS, Item, sending, whole_seconds
+from dibs.wires.aws.moves import LONGEST_DELAY_MS, Item, Place, sending, whole_seconds
 from dibs.wires.aws.queues import LONG
 
 AWAY = "long:"
@@ -67,7 +67,7 @@ def place_of(queue: str, key: str) -> tuple[str, str]:
 
 
 def copy_of(
-    url: str, message: Message, past: Past, wait_ms: int, before: float, *, fresh_ms: int = 0
+    url: Place, message: Message, past: Past, wait_ms: int, before: float, *, fresh_ms: int = 0
 ) -> Item:
     """Return a message as it is sent, to be granted after `wait_ms`; in hops, if it must be.
 
@@ -79,10 +79,10 @@ def copy_of(
     return sending(url, body, {"dibs": data}, wait_ms, before)
 
 
-def dead_copy_of(url: str, message: Message, past: Past, letter: DeadLetter, before: float) -> Item:
+def dead_copy_of(url: Place, message: Message, past: Past, why: DeadLetter, before: float) -> Item:
     """Return a dead letter: why, as text; and fresh budgets, so that it may be moved back."""
     body, plain = wire.body_of(message.args)
     fresh = replace(past, failures=0, crashes=0, lost=0)
     data = wire.sealed(Envelope(message, fresh, plain), _MOST_SEALED)
-    texts = {f"dibs-{name}": text for name, text in wire.epitaph(past, letter).items()}
+    texts = {f"dibs-{name}": text for name, text in wire.epitaph(past, why).items()}
     return sending(url, body, {"dibs": data, **texts}, 0, before)

@@ -1,6 +1,7 @@
 """Calls of a client that blocks: several at once, and all of them over in time.
 
-Owns: a few threads, and the moment after which nobody waits for an answer any more.
+Owns: a few threads, the moment after which nobody waits for an answer any more, and the clock that
+all moments here are on: it counts the time asleep, since what a server hides comes back meanwhile.
 Must never: hold up the end of a process, start a call whose time is over, or know a broker.
 Called by: the batches and polls of SQS, whose client makes one request after the other.
 """
@@ -8,6 +9,7 @@ Called by: the batches and polls of SQS, whose client makes one request after th
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ from dibs.clock import Clock
 
 T = TypeVar("T")
 Timed = tuple[Callable[[], T], float]
-"""A call, and the moment on the monotonic clock from which on it must not be started."""
+"""A call, and the moment from which on nothing of it must be sent any more."""
 
 
 class NotCalled(Exception):
@@ -24,6 +26,31 @@ class NotCalled(Exception):
 
 class NotAnswered(Exception):
     """The call was made, and its answer did not come in time: nobody can tell."""
+
+
+class _Current(threading.local):
+    """The call that a thread makes; one that makes none of ours may send when it likes."""
+
+    of: "Calls | None" = None
+    before = inf
+    sent = False
+
+
+_current = _Current()
+
+
+def in_time(**_: object) -> None:
+    """Let an attempt of this thread's call go out: a client may make several of one call.
+
+    Raises:
+        NotCalled: its time is over, and nothing of it was sent.
+        NotAnswered: its time is over, but something was sent before.
+    """
+    if _current.of is not None and _current.of.now() >= _current.before:
+        if _current.sent:
+            raise NotAnswered("the time was over before it could be sent again")
+        raise NotCalled("the time was over before it could be sent")
+    _current.sent = True
 
 
 IDLE_SECONDS = 10.0
@@ -41,9 +68,13 @@ class Calls:
         self._threads = 0
         self._busy = 0
 
+    def now(self) -> float:
+        """Return the seconds since the machine started."""
+        return self.clock.boot_ms() / 1_000
+
     def until(self, seconds: float = MOST_SECONDS) -> float:
         """Return when what begins now must be over."""
-        return self.clock.monotonic() + seconds
+        return self.now() + seconds
 
     def all(self, calls: Sequence[Timed[T]], until: float) -> list[T | Exception]:
         """Make calls at once; return what each returned or raised, at `until` at the latest.
@@ -56,7 +87,7 @@ class Calls:
         why = "no thread could be started that sends it"
         if self._started(len(calls)):
             why = "the time was over before it could be sent"
-            wait(futures, max(0.0, until - self.clock.monotonic()))
+            wait(futures, max(0.0, until - self.now()))
         return [_answer(future, why) for future in futures]
 
     def _started(self, calls: int) -> bool:
@@ -87,8 +118,9 @@ class Calls:
                 self._busy -= 1
 
     def _do(self, future: "Future[T]", call: Callable[[], T], before: float) -> None:
-        if self.clock.monotonic() >= before:
+        if self.now() >= before:
             future.cancel()
+        _current.of, _current.before, _current.sent = self, before, False
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(call())

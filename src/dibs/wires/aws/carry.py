@@ -11,12 +11,13 @@ A holder that dies between the two leaves a copy there that nobody holds, as one
 does: claims look there every few minutes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dibs.wires.aws.calls import Calls
-from dibs.wires.aws.moves import Item
+from dibs.wires.aws.client import Failure
+from dibs.wires.aws.moves import Item, Place
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -30,11 +31,14 @@ _WAIT_SECONDS = 1
 
 
 class Carrier:
-    """Sends copies away and meets them."""
+    """Sends copies away and meets them. `heard` is told of each answer, as that of `Moves` is."""
 
-    def __init__(self, client: "SQSClient", calls: Calls) -> None:
+    def __init__(
+        self, client: "SQSClient", calls: Calls, heard: Callable[[Place, object], None]
+    ) -> None:
         self._client = client
         self._calls = calls
+        self._heard = heard
 
     def met(
         self, copy: Item, sent: str | None, seconds: int, until: float
@@ -43,20 +47,23 @@ class Carrier:
 
         Return the id of what was sent and is not met yet, and the receipt of what is met.
         """
+        if isinstance(copy.url, Failure):
+            return sent, None
         if sent is None:
-            sent = self._answer(partial(self._send, copy), copy.before, until)
+            sent = self._answer(copy, partial(self._send, copy.url, copy.entry), until)
         if sent is None:
             return None, None
         call = partial(self._receive, copy.url, sent, seconds, until)
-        receipt = self._answer(call, copy.before, until)
+        receipt = self._answer(copy, call, until)
         return (sent, None) if receipt is None else (None, receipt)
 
-    def _answer(self, call: Callable[[], str | None], before: float, until: float) -> str | None:
-        (answer,) = self._calls.all([(call, before)], until)
+    def _answer(self, copy: Item, call: Callable[[], str | None], until: float) -> str | None:
+        (answer,) = self._calls.all([(call, copy.before)], until)
+        self._heard(copy.url, answer)
         return None if isinstance(answer, Exception) else answer
 
-    def _send(self, copy: Item) -> str:
-        return self._client.send_message(QueueUrl=copy.url, **copy.entry)["MessageId"]
+    def _send(self, url: str, entry: Mapping[str, Any]) -> str:
+        return self._client.send_message(QueueUrl=url, **entry)["MessageId"]
 
     def _receive(self, url: str, sent: str, seconds: int, until: float) -> str | None:
         for _ in range(_TRIES):
@@ -72,6 +79,6 @@ class Carrier:
                 )
             if mine is not None:
                 return mine
-            if self._calls.clock.monotonic() + 2 * _WAIT_SECONDS > until:
+            if self._calls.now() + 2 * _WAIT_SECONDS > until:
                 break  # what is met after that, nobody waits for
         return None

@@ -1,7 +1,8 @@
 """The way to SQS: its URL, clients that end in time, and its errors in our words.
 
 Must never: be imported before an `sqs://` URL is opened (boto3 takes a quarter of a second), or let
-boto3 try again: a request is sent once, and whoever called backs off.
+a client of our own try again: a request is sent once, and whoever called backs off. One that was
+brought may, in time.
 Called by: the adapter's other parts.
 """
 
@@ -22,17 +23,20 @@ from msgspec import Struct
 
 from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, UrlError
 from dibs.spelling import did_you_mean
-from dibs.wires.aws.calls import NotAnswered, NotCalled
+from dibs.wires.aws.calls import NotAnswered, NotCalled, in_time
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 READ_SECONDS = 3.5
 _PLACE = re.compile(r"sqs://([a-z0-9-]+)/([A-Za-z0-9_-]{1,14})")
-_UNSENT = (NotCalled, EndpointConnectionError, ConnectTimeoutError)
+_NOBODY = (EndpointConnectionError, ConnectTimeoutError)
+_USER = re.compile(r"(?<=//).*@")
 _RIGHTS = "give it the rights of docs/sqs.md, Permissions"
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine"
 _SECRET = "the secret key is not that of the access key, or this machine's clock is wrong"
+_NO_RECEIPT = "for parameter ReceiptHandle is invalid"
+"""What SQS says of a well-formed receipt that is no good any more; a reason follows."""
 _REFUSALS = {
     **dict.fromkeys(("AccessDenied", "AccessDeniedException"), _RIGHTS),
     **dict.fromkeys(("NoCredentialsError", "InvalidClientTokenId"), _KEYS),
@@ -94,20 +98,43 @@ def client_at(address: Address, read_seconds: float, connections: int) -> "SQSCl
         session = boto3.session.Session(region_name=address.region)
         return session.client("sqs", endpoint_url=address.endpoint, config=config)
     except (BotoCoreError, ValueError) as error:
-        raise BrokerRefused(f"{address}: boto3 cannot be set up: {error}") from error
+        said = _USER.sub("***@", str(error))
+        raise BrokerRefused(f"{address}: boto3 cannot be set up: {said}") from error
+
+
+def taken(client: "SQSClient", address: Address) -> "SQSClient":
+    """Have a client's every attempt looked at, as it may make several; or refuse it.
+
+    Raises:
+        BrokerRefused: its endpoint holds a secret, which errors and `dibs doctor` would show.
+    """
+    if _USER.search(client.meta.endpoint_url):
+        raise BrokerRefused(f"{address}: the endpoint of boto3 must have no user: {_KEYS}")
+    client.meta.events.register("before-send.sqs", in_time, unique_id="dibs-in-time")
+    return client
 
 
 class Failure(Struct, frozen=True):
-    """Why a request, or an entry of it, is not known to be done. `sure`: it had no effect."""
+    """Why a request, or an entry of it, is not known to be done. `sure`: it had no effect.
+
+    `away`: it could not be sent, as nobody is there.
+    """
 
     code: str
     text: str
     sure: bool
+    away: bool = False
 
     @property
     def over(self) -> bool:
         """Whether the receipt is no good any more: its message is another's, or gone."""
-        return self.code in ("ReceiptHandleIsInvalid", "MessageNotInflight")
+        known = self.code in ("ReceiptHandleIsInvalid", "MessageNotInflight")
+        return known or (self.code == "InvalidParameterValue" and _NO_RECEIPT in self.text)
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no such queue."""
+        return "NonExistent" in self.code or "DoesNotExist" in self.code
 
     def error(self, where: object) -> BrokerError:
         """Return what to raise."""
@@ -124,8 +151,9 @@ def failure_of(error: Exception) -> Failure:
         code = said.get("Code", "").rpartition(".")[2]
         return Failure(code, f"{code} ({status}): {said.get('Message')}", 400 <= status < 500)
     lost = isinstance(error, NotAnswered | HTTPClientError) or not isinstance(error, BotoCoreError)
-    kind = type(error).__name__
-    return Failure(kind, f"{kind}: {error}", isinstance(error, _UNSENT) or not lost)
+    kind, away = type(error).__name__, isinstance(error, _NOBODY)
+    unsent = away or isinstance(error, NotCalled)
+    return Failure(kind, f"{kind}: {error}", unsent or not lost, away)
 
 
 def entries(answer: object, count: int) -> list[Failure | None]:
@@ -137,7 +165,7 @@ def entries(answer: object, count: int) -> list[Failure | None]:
     for entry in parts.get("Successful", ()):
         said[int(entry["Id"])] = None
     for entry in parts.get("Failed", ()):
-        code = entry["Code"].rpartition(".")[2]
+        code = entry.get("Code", "no code").rpartition(".")[2]
         text = f"{code}: {entry.get('Message')}"
-        said[int(entry["Id"])] = Failure(code, text, sure=entry["SenderFault"])
+        said[int(entry["Id"])] = Failure(code, text, sure=entry.get("SenderFault", False))
     return said

@@ -22,12 +22,14 @@ BATCH = 10
 BATCH_BYTES = 1_048_576
 LONGEST_DELAY_MS = 900_000
 NOT_TRIED = Failure("not tried", "not tried", sure=True)
+Place = str | Failure
+"""The address of a queue, or why it has none now."""
 
 
 class Item(Struct, frozen=True):
     """One entry for the queue at `url`, not to be sent from the moment `before` on."""
 
-    url: str
+    url: Place
     entry: Mapping[str, Any]
     size: int = 0
     before: float = inf
@@ -38,13 +40,13 @@ def whole_seconds(ms: int) -> int:
     return ceil(ms / 1_000)
 
 
-def hiding(url: str, handle: str, ms: int, before: float) -> Item:
+def hiding(url: Place, handle: str, ms: int, before: float) -> Item:
     """Return what hides a message for at least `ms` from now on."""
     return Item(url, {"ReceiptHandle": handle, "VisibilityTimeout": whole_seconds(ms)}, 0, before)
 
 
 def sending(
-    url: str, body: str, attributes: Mapping[str, bytes | str], delay_ms: int, before: float
+    url: Place, body: str, attributes: Mapping[str, bytes | str], delay_ms: int, before: float
 ) -> Item:
     """Return what sends a message, to be had after `delay_ms`: 15 minutes are the most."""
     typed = {
@@ -62,7 +64,7 @@ def sending(
 class Move(Struct):
     """What is to be deleted, and before that, the copy to be sent, if there is one."""
 
-    url: str
+    url: Place
     handle: str
     before: float
     copy: Item | None = None
@@ -71,11 +73,14 @@ class Move(Struct):
 
 
 class Moves:
-    """The batches of one broker."""
+    """The batches of one broker. `heard` is told of each answer, and what queue it is of."""
 
-    def __init__(self, client: "SQSClient", calls: Calls) -> None:
+    def __init__(
+        self, client: "SQSClient", calls: Calls, heard: Callable[[Place, object], None]
+    ) -> None:
         self._client = client
         self._calls = calls
+        self._heard = heard
 
     def send(self, items: Sequence[Item], until: float) -> list[Failure | None]:
         """Send messages; say of each why it is not known to be stored, or None."""
@@ -109,8 +114,11 @@ class Moves:
             named = [{**items[i].entry, "Id": str(n)} for n, i in enumerate(ten)]
             call = partial(verb, QueueUrl=items[ten[0]].url, Entries=named)
             calls.append((call, min(items[i].before for i in ten)))
-        said: list[Failure | None] = [NOT_TRIED] * len(items)
+        said: list[Failure | None] = [
+            item.url if isinstance(item.url, Failure) else NOT_TRIED for item in items
+        ]
         for ten, answer in zip(tens, self._calls.all(calls, until), strict=True):
+            self._heard(items[ten[0]].url, answer)
             for i, failure in zip(ten, entries(answer, len(ten)), strict=True):
                 said[i] = failure
         return said
@@ -121,6 +129,8 @@ def _tens(items: Sequence[Item]) -> list[list[int]]:
     tens: list[list[int]] = []
     last: dict[str, tuple[list[int], int]] = {}
     for i, item in enumerate(items):
+        if isinstance(item.url, Failure):
+            continue
         ten, size = last.get(item.url, ([], 0))
         if not ten or len(ten) == BATCH or size + item.size > BATCH_BYTES:
             ten, size = [], 0

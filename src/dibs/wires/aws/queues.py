@@ -19,6 +19,7 @@ from dibs.errors import BrokerError
 from dibs.message import TaskInfo
 from dibs.wires.aws.calls import Calls
 from dibs.wires.aws.client import Address, Failure, failure_of
+from dibs.wires.aws.moves import Place
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -44,12 +45,11 @@ class Queues:
         self._client = client
         self._address = address
         self._calls = calls
-        self._clock = calls.clock
         self._urls: dict[str, str] = {}
         self._open_until: dict[str, float] = {}
         self.losses: dict[str, int] = {}
         """How often a message of a queue may be lost at most, where that is known."""
-        self._look_at = calls.clock.monotonic() + LOOK_SECONDS
+        self._look_at = calls.now() + LOOK_SECONDS
 
     def expect(self, tasks: Iterable[TaskInfo]) -> None:
         """Note the budgets of tasks."""
@@ -67,20 +67,21 @@ class Queues:
         return answers
 
     def error(self, failure: Failure) -> BrokerError:
-        """Return what to raise; where a queue is gone, every address is asked for again."""
-        if "NonExistent" in failure.code or "DoesNotExist" in failure.code:
-            self._urls.clear()
+        """Return what to raise."""
         return failure.error(self._address)
 
-    def heed(self, said: list[Failure | None]) -> list[Failure | None]:
-        """Return what was said of entries; raise it if all failed, and surely had no effect.
+    def why(self, failure: Failure) -> str:
+        """Return what to answer where nothing is raised: what failed is in no other entry's way."""
+        return str(self.error(failure))
 
-        That a receipt is over is an answer, and no trouble.
+    def heed(self, said: Sequence[Failure | None], *, answers: bool) -> Sequence[Failure | None]:
+        """Return what was said of entries; raise it if none could be sent, as nobody is there.
+
+        Without `answers`, raise it also if all were refused: surely, they had no effect.
         """
-        failures = [one for one in said if one is not None and not one.over]
-        errors = [self.error(one) for one in failures]
-        if errors and len(errors) == len(said) and all(one.sure for one in failures):
-            raise errors[0]
+        failures = [one for one in said if one and (one.away if answers else one.sure)]
+        if failures and len(failures) == len(said):
+            raise self.error(failures[0])
         return said
 
     def none_yet(self) -> bool:
@@ -95,26 +96,52 @@ class Queues:
 
         Nobody waits there: what is there was somebody's, and is found only if it was left.
         """
-        now = self._clock.monotonic()
+        now = self._calls.now()
         if now < self._look_at:
             return []
         self._look_at = now + LOOK_SECONDS
         (names,) = self.ask([self.names], until)
         return [queue + LONG for queue in queues if queue + LONG in names]
 
-    def urls(self, names: Iterable[str], until: float) -> dict[str, str]:
-        """Return addresses, of queues that are made if they are not there."""
-        wanted, known = set(names), self._urls.copy()  # a poll may have them forgotten meanwhile
+    def places(self, names: Iterable[str], until: float) -> dict[str, Place]:
+        """Return addresses, of queues that are made if they are not there, or why one has none."""
+        wanted, known = set(names), self._urls.copy()  # a poll may have one forgotten meanwhile
         new = [name for name in wanted if name not in known]
-        said = self.ask([partial(self.url, name) for name in new], until)
-        return known | dict(zip(new, said, strict=True))
+        said = self._each(self.url, new, until)
+        return {name: said[name] if name in said else known[name] for name in wanted}
 
-    def paused_of(self, queues: Iterable[str], until: float) -> set[str]:
-        """Return those of some queues that are paused."""
-        now = self._clock.monotonic()
+    def urls(self, names: Iterable[str], until: float) -> dict[str, Place]:
+        """Return addresses, or raise as a `BrokerError` why one of them cannot be had."""
+        places = self.places(names, until)
+        for place in places.values():
+            if isinstance(place, Failure):
+                raise self.error(place)
+        return places
+
+    def shut_of(self, queues: Iterable[str], until: float) -> dict[str, Failure | None]:
+        """Return those of some queues that nobody may claim from: why not, or None if paused."""
+        now = self._calls.now()
         asked = [queue for queue in queues if now >= self._open_until.get(queue, now)]
-        said = self.ask([partial(self.paused, queue) for queue in asked], until)
-        return {queue for queue, paused in zip(asked, said, strict=True) if paused}
+        said = self._each(self.paused, asked, until).items()
+        return {q: None if answer is True else answer for q, answer in said if answer is not False}
+
+    def _each(
+        self, question: Callable[[str], T], names: Sequence[str], until: float
+    ) -> dict[str, T | Failure]:
+        """Ask the same of each queue, since one that does not answer is in no other's way."""
+        said = self._calls.all([(partial(question, name), inf) for name in names], until)
+        return {
+            name: failure_of(answer) if isinstance(answer, Exception) else answer
+            for name, answer in zip(names, said, strict=True)
+        }
+
+    def heard(self, url: Place, answer: object) -> None:
+        """Have what is known of a queue asked for anew, if this answer says that there is none."""
+        if isinstance(answer, ClientError) and failure_of(answer).missing:
+            for name, known in self._urls.copy().items():
+                if known == url:
+                    self._urls.pop(name, None)
+                    self._open_until.pop(name, None)
 
     # What follows asks SQS itself, and is for threads that may wait.
 
@@ -136,37 +163,44 @@ class Queues:
         try:
             found = self._client.get_queue_url(QueueName=name)["QueueUrl"]
         except ClientError as error:
-            code = failure_of(error).code
-            if "NonExistent" not in code and "DoesNotExist" not in code:
+            if not failure_of(error).missing:
                 raise
             found = self._made(queue, name)
         self._urls[queue] = found
         return found
 
+    def at(self, url: str, verb: Callable[..., T], **asked: object) -> T:
+        """Make one request of the queue at an address."""
+        try:
+            return verb(QueueUrl=url, **asked)
+        except ClientError as error:
+            self.heard(url, error)
+            raise
+
     def paused(self, queue: str) -> bool:
         """Say whether a queue is paused."""
-        now = self._clock.monotonic()
-        paused = PAUSED in self._client.list_queue_tags(QueueUrl=self.url(queue)).get("Tags", {})
+        now = self._calls.now()
+        tags = self.at(self.url(queue), self._client.list_queue_tags).get("Tags", {})
+        paused = PAUSED in tags
         self._open_until[queue] = now if paused else now + SEEN_SECONDS
         return paused
 
     def pause(self, queue: str) -> None:
         """Pause a queue."""
-        self._client.tag_queue(QueueUrl=self.url(queue), Tags={PAUSED: "yes"})
+        self.at(self.url(queue), self._client.tag_queue, Tags={PAUSED: "yes"})
         self._open_until.pop(queue, None)
 
     def resume(self, queue: str) -> None:
         """Let a queue go on."""
-        self._client.untag_queue(QueueUrl=self.url(queue), TagKeys=[PAUSED])
+        self.at(self.url(queue), self._client.untag_queue, TagKeys=[PAUSED])
 
     def _made(self, queue: str, name: str) -> str:
         attributes: dict[QueueAttributeNameType, str] = {
             "MessageRetentionPeriod": str(14 * 24 * 3_600)
         }
         if not queue.endswith(RESERVED):
-            asked = self._client.get_queue_attributes(
-                QueueUrl=self.url(queue + DEAD), AttributeNames=["QueueArn"]
-            )
+            verb = self._client.get_queue_attributes
+            asked = self.at(self.url(queue + DEAD), verb, AttributeNames=["QueueArn"])
             arn = asked["Attributes"]["QueueArn"]
             policy = {"deadLetterTargetArn": arn, "maxReceiveCount": MOST_RECEIVES}
             attributes["RedrivePolicy"] = dumps(policy)

@@ -52,7 +52,6 @@ class Receives(Generic[T]):
         self._polling = polling
         self._queues = queues
         self._calls = calls
-        self._clock = calls.clock
         self._read = read
         self._widths: dict[str, int] = {}
         self.usual: dict[str, int] = {}
@@ -99,12 +98,12 @@ class Receives(Generic[T]):
         if self._queues.paused(queue):
             threading.Event().wait(WATCH_SECONDS)
             return []
-        left, url = self._clock.monotonic(), self._queues.url(queue)
-        answer = self._polling.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=most, VisibilityTimeout=POLLED_SECONDS,
-            WaitTimeSeconds=POLL_SECONDS, **_ASKED,
+        left, url = self._calls.now(), self._queues.url(queue)
+        answer = self._queues.at(
+            url, self._polling.receive_message, MaxNumberOfMessages=most,
+            VisibilityTimeout=POLLED_SECONDS, WaitTimeSeconds=POLL_SECONDS, **_ASKED,
         )  # fmt: skip
-        got, waited = answer.get("Messages", ()), self._clock.monotonic() - left
+        got, waited = answer.get("Messages", ()), self._calls.now() - left
         if not got and waited < POLL_SECONDS / 2:
             raise NotAnswered(f"a poll of {POLL_SECONDS} s ended after {waited:.1f} s with nothing")
         return [self._read(queue, url, one, 0, left + POLLED_SECONDS) for one in got]
@@ -118,10 +117,10 @@ class Receives(Generic[T]):
 
     def _receive(self, queue: str, most: int) -> list[T]:
         hidden, url = self.usual.get(queue, POLLED_SECONDS), self._queues.url(queue)
-        until = self._clock.monotonic() + hidden
-        answer = self._client.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=most, VisibilityTimeout=hidden, WaitTimeSeconds=0,
-            **_ASKED,
+        until = self._calls.now() + hidden
+        answer = self._queues.at(
+            url, self._client.receive_message, MaxNumberOfMessages=most,
+            VisibilityTimeout=hidden, WaitTimeSeconds=0, **_ASKED,
         )  # fmt: skip
         got = answer.get("Messages", ())
         return [self._read(queue, url, one, hidden * 1_000, until) for one in got]
