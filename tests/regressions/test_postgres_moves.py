@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from dibs.alike import Alike
-from dibs.brokers.contract import Applied, Broker, Gone, Stale
+from dibs.brokers.contract import Applied, Broker, Gone, Held, Stale, Unknown
 from dibs.brokers.postgres import open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerUnavailable
@@ -130,30 +130,38 @@ def test_b19_what_is_being_swept_can_still_be_acknowledged(place: Place) -> None
 
 
 def test_what_is_renewed_twice_at_the_same_moment_stays_held(place: Place) -> None:
-    """Both came late; the second waits at the first lease, and meets the other one renewed."""
+    """Both came late: the second does not wait for the first, and knows nothing of them."""
     broker = place.open()
     publish(broker, *messages(2))
-    first, second = leases = sorted(claim(broker, limit=2), key=lambda lease: lease.message.id)
+    leases = sorted(claim(broker, limit=2), key=lambda lease: lease.message.id)
     place.run_out()
+    both = (
+        [lease.message.id.hex() for lease in leases],
+        [lease.receipt for lease in leases],
+        [lease.fence for lease in leases],
+    )
     with place.sql() as sql:
         sql.execute("SELECT tidy(now_ms())")
         sql.commit()
-        sql.execute(
-            "SELECT extend(ARRAY[%s, %s]::uuid[], ARRAY[%s, %s]::bigint[], ARRAY[%s, %s],"
-            " ARRAY[30000, 30000]::bigint[])",
-            (
-                *(lease.message.id.hex() for lease in leases),
-                *(lease.receipt for lease in leases),
-                *(lease.fence for lease in leases),
-            ),
-        )
-        thread = threading.Thread(target=broker.extend, args=(leases,))
-        thread.start()
-        place.wait_for_one_that_waits()
+        sql.execute("SELECT extend(%s::uuid[], %s::bigint[], %s::integer[], '{30000,30000}')", both)
+        assert broker.extend(leases) == [Unknown()] * 2
         sql.commit()
-        thread.join(10)
+    assert broker.extend(leases) == [Held(30.0)] * 2
     place.run_out()
-    assert sorted(ids(claim_all(broker))) == [first.message.id, second.message.id]
+    assert ids(claim_all(broker)) == ids(leases)
+
+
+def test_what_another_call_renewed_since_it_was_looked_for_stays_held(place: Place) -> None:
+    """It is taken to be renewed, and must be put back."""
+    broker = place.open()
+    publish(broker, message())
+    lease = claim_one(broker)
+    which = (lease.message.id.hex(), lease.receipt, lease.fence)
+    with place.sql() as sql:
+        renewed = sql.execute("SELECT renew(%s, %s, %s, 30000, now_ms())", which).fetchone()
+        assert renewed == (30_000,)
+        sql.commit()
+    assert settle(broker, lease, Ack()) == Applied()
 
 
 def test_b36_two_that_claim_at_the_same_moment_never_get_the_same(place: Place) -> None:

@@ -38,14 +38,18 @@ def program() -> str | None:
 
 
 @contextmanager
-def pooling(program: str, server: Server) -> Iterator[str]:
-    """Start one in front of `server`; yield the URL of its database through it, and end it."""
+def pooling(program: str, server: Server, *more: str) -> Iterator[str]:
+    """Start one in front of `server`; yield the URL of its database through it, and end it.
+
+    `more` are lines of its settings.
+    """
     folder = Path(tempfile.mkdtemp(prefix="dibs-pgb-"))
     user = None if os.getuid() else "postgres"
     if user:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
     settings = folder / "pgbouncer.ini"
     text = _SETTINGS.format(server=server.folder, folder=folder, port=_PORT, pooled=POOLED)
+    text += "\n".join(more)
     settings.write_text(text)
     settings.chmod(0o644)
     socket, log = folder / f".s.PGSQL.{_PORT}", folder / "log"

@@ -89,6 +89,21 @@ def test_a_role_that_may_not_make_the_schema_is_told_who_must(
         sql.execute("DROP ROLE guest")
 
 
+def test_a_schema_that_somebody_made_for_its_role_is_filled(
+    sql: psycopg.Connection, url: str
+) -> None:
+    """Who may make tables in it need not be allowed to make schemas."""
+    schema = url.partition("&schema=")[2]
+    sql.execute(f"CREATE ROLE tenant LOGIN; CREATE SCHEMA {schema} AUTHORIZATION tenant")
+    tenant = url.replace("dibs@", "tenant@")
+    try:
+        broker = open_url(tenant, clock=SystemClock(), worker_id=os.urandom(16))
+        assert broker.created
+        broker.close()
+    finally:
+        sql.execute(f"DROP SCHEMA {schema} CASCADE; DROP ROLE tenant")
+
+
 def test_connections_of_ones_own_making_do(url: str, opened: Open) -> None:
     """Two of them, which are the broker's from then on."""
     opened()
@@ -107,7 +122,7 @@ def test_connections_of_ones_own_making_do(url: str, opened: Open) -> None:
     assert rung(broker) == [broker]
     assert settle(broker, claim_one(broker), Ack()) == Applied()
     broker.close()
-    assert len(made) == 3
+    assert len(made) == 2
     assert all(connection.closed for connection in made)
 
 

@@ -1,5 +1,6 @@
 """Behind a real PgBouncer in transaction mode, with fewer connections than there are brokers."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -8,7 +9,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dibs.brokers.contract import Applied, Held, Stale, Stored
+from dibs.brokers.contract import Applied, Broker, Held, Stale, Stored
+from dibs.brokers.postgres import open_postgres
+from dibs.clock import SystemClock
 from dibs.errors import BrokerRefused
 from dibs.message import Ack, Nack
 from dibs.testing.making import ERROR, claim, ids, messages, publish, settle
@@ -24,11 +27,16 @@ _numbers = count()
 @pytest.fixture(scope="module")
 def pooler(server: Server) -> Iterator[str]:
     """The way to the server, through the pooler."""
+    with pooling(needed(), server) as url:
+        yield url
+
+
+def needed() -> str:
+    """The program, without which these tests are not run."""
     found = program()
     if found is None:
         not_installed("PgBouncer", "pgbouncer")
-    with pooling(found, server) as url:
-        yield url
+    return found
 
 
 @pytest.fixture
@@ -40,6 +48,34 @@ def url(pooler: str) -> str:
 def test_a_pooler_that_takes_no_settings_is_said_with_the_way_out(url: str, opened: Open) -> None:
     with pytest.raises(BrokerRefused, match="add listen=no to the URL"):
         opened(at=url.removesuffix("&listen=no"))
+
+
+def test_a_pooler_that_passes_settings_over_is_said_with_the_way_out(
+    server: Server, opened: Open
+) -> None:
+    """Else each job would wait for the ring of a connection that hears nothing."""
+    passed_over = "ignore_startup_parameters = options"
+    with (
+        pooling(needed(), server, passed_over) as url,
+        pytest.raises(BrokerRefused, match=r"no effect.*add listen=no to the URL"),
+    ):
+        opened(at=url)
+
+
+def test_a_pooler_that_mixes_up_what_is_prepared_is_said_with_the_way_out(url: str) -> None:
+    """Behind connections of one's own making, of which nobody knows how they are set."""
+    plain, _, schema = url.removesuffix("&listen=no").partition("&schema=")
+
+    def another() -> Broker:
+        return open_postgres(
+            lambda _: psycopg.connect(plain),
+            clock=SystemClock(),
+            worker_id=os.urandom(16),
+            schema=schema,
+        )
+
+    with closing(another()), pytest.raises(BrokerRefused, match=r"42P05.*add listen=no to the URL"):
+        another()
 
 
 def test_making_the_schema_leaves_nothing_on_a_connection_of_the_poolers(

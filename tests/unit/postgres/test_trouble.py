@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import psycopg
 import pytest
-from psycopg import OperationalError
+from psycopg import Connection, OperationalError
 
 from dibs.brokers.contract import Applied, Broker, Finding, Held, Stored, Unknown
-from dibs.brokers.postgres import open_url
+from dibs.brokers.postgres import open_postgres, open_url
 from dibs.brokers.url import redact
 from dibs.cli import main
 from dibs.clock import SystemClock
@@ -104,6 +106,33 @@ def test_rule_26_opening_ends_too(opened: Open, paused: Callable[[], None]) -> N
     paused()
     with bounded(5 + 1), pytest.raises(BrokerUnavailable, match="did not answer within 5 s"):
         opened()
+
+
+def test_rule_26_opening_ends_though_the_server_stops_after_the_connection_was_made(
+    opened: Open, url: str, paused: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a pooler that has no connection left to give."""
+    opened()
+    at, told, connections = address(url), list[Exception](), list[Connection[Any]]()
+    monkeypatch.setattr("dibs.brokers.postgres.CALL_LIMIT_SECONDS", 1)
+
+    def connect(seconds: float) -> Connection[Any]:
+        made = dial(at.parameters, SystemClock(), seconds)
+        if not connections:
+            paused()
+        connections.append(made)
+        return made
+
+    def open_one() -> None:
+        try:
+            open_postgres(connect, clock=SystemClock(), worker_id=bytes(16), schema=at.schema)
+        except BrokerUnavailable as error:
+            told.append(error)
+
+    opening = Thread(target=open_one, daemon=True)
+    opening.start()
+    opening.join(1 + 1)
+    assert [str(error) for error in told] == ["postgresql://: no answer within 1 s"]
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
@@ -328,6 +357,22 @@ def test_two_publishers_of_the_same_keys_do_not_block_each_other(opened: Open) -
     assert sum(answers.count(Stored) for answers in done) == 600
 
 
+@pytest.mark.parametrize("gone", ["TABLE message", "SCHEMA"])
+def test_b17_what_is_stored_in_a_schema_that_was_dropped_is_refused(
+    opened: Open, sql: psycopg.Connection, url: str, gone: str
+) -> None:
+    """Or in a table of it, also by who has stored something there before."""
+    broker = opened()
+    publish(broker, message())
+    schema = url.partition("&schema=")[2] if gone == "SCHEMA" else ""
+    sql.execute(f"DROP {gone} {schema} CASCADE")
+    for _ in range(2):
+        with pytest.raises(BrokerRefused, match="let the owner of the schema run `dibs migrate`"):
+            broker.publish([message()])
+        with pytest.raises(BrokerRefused, match="let the owner of the schema run `dibs migrate`"):
+            claim(broker)
+
+
 def test_rule_32_a_full_disk_refuses_to_store_and_lets_work_end(
     opened: Open, sql: psycopg.Connection
 ) -> None:
@@ -437,7 +482,9 @@ def test_a_server_that_could_not_mend_a_torn_page_promises_no_survival_of_a_loss
         ("postgresql://u:hun?hunter2@h/d", "%3F for an @, / and [?]"),
         ("postgresql://u:hun?hunter2=a@h/d", "%3F for an @, / and [?]"),
         ("postgresql://u:hunter2/a@h/d", "%2F and %3F"),
-        ("postgresql://u:hunter2@h:x/d", "invalid integer value"),
+        ("postgresql://u:hunter2@localhost:x/d", "invalid integer value"),
+        ("postgresql://u:pass@hunter2@h/d", "with %40, .* for an @"),
+        ("postgresql://u:pass@hunter2:5432@h:5432/d", "with %40, .* for an @"),
     ],
 )
 def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, word: str) -> None:

@@ -15,8 +15,8 @@ from dibs.brokers.postgres.broker import PostgresBroker
 from dibs.clock import Clock
 from dibs.wires.libpq.dial import SCHEMA, address, dial
 from dibs.wires.libpq.listener import Listener
-from dibs.wires.libpq.schema import migrate
-from dibs.wires.libpq.session import Session, reached
+from dibs.wires.libpq.schema import prepare
+from dibs.wires.libpq.session import Session
 from dibs.wires.limit import Limit
 
 __all__ = ["MIGRATIONS", "PostgresBroker", "open_postgres", "open_url"]
@@ -69,9 +69,8 @@ def open_postgres(
     Raises:
         BrokerUnavailable, BrokerRefused: as `open_url`.
     """
-    with reached(connect, CALL_LIMIT_SECONDS, shown) as connection:
-        found = migrate(connection, schema, MIGRATIONS, shown, only_new=True)
     limit = Limit(CALL_LIMIT_SECONDS, clock)
     sessions = [Session(connect, clock, shown, schema, limit, persistent=listen) for _ in range(2)]
     bell = Listener(sessions[1] if listen else None, worker_id)
+    found = prepare(sessions[0], connect, MIGRATIONS)
     return PostgresBroker(sessions[0], bell, clock, created=found == 0)

@@ -34,12 +34,10 @@ from dibs.wires.libpq.listener import Listener
 from dibs.wires.libpq.session import Call, Session, Unanswered
 
 BATCH = 5_000
+LATE = contract.Applied(late=True)
 ANSWERS: dict[str, contract.Settled] = {
-    "applied": APPLIED,
-    "late": contract.Applied(late=True),
-    "stale": STALE,
-    "gone": GONE,
-}
+    "applied": APPLIED, "late": LATE, "stale": STALE, "gone": GONE,
+}  # fmt: skip
 
 
 class PostgresBroker(contract.Broker):
@@ -168,7 +166,11 @@ class PostgresBroker(contract.Broker):
         self._floors.note(rows)
         leases = [lease_of(row) for row in rows]
         self._session.limit.bear(leases)
-        return contract.Claim(leases, None if wait is None else wait / 1_000)
+        if last[1]:
+            with contextlib.suppress(BrokerError):  # they look once a second anyway
+                self._session.call("ring", array_of(TEXT, last[1].split(",")), None)
+        asks = len(rows) == limit and self._bell.is_idle  # it could not take its wish back
+        return contract.Claim(leases, None if wait is None else wait / 1_000, still_asks=asks)
 
     def _handed(self, names: Sequence[str], limit: int, channel: str | None) -> list[Lease]:
         """Take what was handed over; what is not wanted is given back."""
@@ -218,7 +220,9 @@ class PostgresBroker(contract.Broker):
             rows = self._session.call("extend", *receipts_of([own[key] for key in keys]), lasts)
         except Unanswered:
             return [UNKNOWN] * len(leases)
-        held = {keys[place - 1]: contract.Held(ms / 1_000) for place, ms in rows}
+        held: dict[Any, contract.Extended] = {
+            keys[at - 1]: UNKNOWN if ms is None else contract.Held(ms / 1_000) for at, ms in rows
+        }
         asked = [(lease.message.id, lease.receipt, lease.fence) for lease in leases]
         return [held.get(key, contract.Lost()) for key in asked]
 
@@ -262,13 +266,10 @@ class PostgresBroker(contract.Broker):
             with contextlib.suppress(BrokerError):
                 self.claim((), 0)
         channel = self._bell.close()
-        try:
-            if channel is not None and self._session.is_open:
+        if channel is not None and self._session.is_open:
+            with contextlib.suppress(BrokerError):  # a ring for it finds that nobody listens
                 self._session.call("forget", channel)
-        except BrokerError:
-            pass  # a ring for it finds that nobody listens
-        finally:
-            self._session.close()
+        self._session.close()
 
 
 def _publish_calls(runs: Sequence[Alike], alone: bool) -> list[Call]:

@@ -6,6 +6,8 @@ Called by: adapters.
 """
 
 import select
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -15,6 +17,11 @@ from psycopg import Connection, OperationalError, ProgrammingError, conninfo, pq
 from dibs.clock import Clock
 from dibs.errors import UrlError
 from dibs.spelling import did_you_mean
+from dibs.wires.resolve import addresses
+
+Way = dict[str, Any]
+"""libpq's parameters for a connection."""
+Dial = Callable[[Way, Clock, float], Connection[Any]]
 
 _SETTINGS = {
     # Less than the client's own limit, so that the server's answer, a certain no, comes first;
@@ -23,7 +30,21 @@ _SETTINGS = {
     "lock_timeout": "2000",
     "idle_in_transaction_session_timeout": "10000",
     "default_transaction_isolation": "read\\ committed",
+    # For a client that was cut off between a call and its commit: the server waits for the rest of
+    # what it sent, with all of the transaction's locks, and no time-out above counts that.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "5000",
+    "dibs.settings": "kept",  # nobody else's: it tells whether the others have arrived
 }
+_OPTIONS = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
+_CHECK = b"""
+SELECT current_setting('dibs.settings', true),
+  CASE current_setting('transaction_timeout', true)
+  WHEN '0' THEN set_config('transaction_timeout', '10s', false) END
+"""
+"""An older server does not know that time-out, and would refuse a connection that asks for it."""
 _DEFAULTS = {
     "application_name": "dibs",
     "client_encoding": "UTF8",
@@ -80,8 +101,8 @@ def address(url: str) -> Address:
     theirs = [(name, value) for name, value in given if name not in ours]
     keywords = [default.keyword.decode() for default in pq.Conninfo.get_defaults()]
     unknown = [name for name, _ in theirs if name not in keywords]
-    path = place.partition("://")[2].partition("/")[2]
-    if "@" in path or (unknown and "@" in query):
+    authority, _, path = place.partition("://")[2].partition("/")
+    if authority.count("@") > 1 or "@" in path or (unknown and "@" in query):
         raise UrlError(_UNREADABLE)  # it may be a password: nothing of it is shown
     if unknown:
         guess = did_you_mean(unknown[0], (*ours, *keywords))
@@ -96,37 +117,42 @@ def address(url: str) -> Address:
     parameters = _DEFAULTS | {name: value for name, value in read.items() if value is not None}
     listen = ours["listen"] == "yes"
     if listen:
-        settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
-        parameters["options"] = f"{settings} {parameters.get('options', '')}".strip()
+        parameters["options"] = f"{_OPTIONS} {parameters.get('options', '')}".strip()
     return Address(parameters, ours["schema"], listen)
 
 
 def dial(parameters: dict[str, Any], clock: Clock, seconds: float) -> Connection[Any]:
-    """Connect within so many seconds; of several hosts, to the first that will do.
+    """Connect within so many seconds; of several hosts, and addresses, to the first that will do.
 
     Raises:
         psycopg.OperationalError: nobody answers, or all say no.
     """
+    return _first(_each_host(parameters), _dial_host, clock, seconds)
+
+
+def _first(ways: Sequence[Way], dial: Dial, clock: Clock, seconds: float) -> Connection[Any]:
+    """Connect by the first way that leads anywhere."""
     deadline = clock.monotonic() + seconds
-    hosts = _each_host(parameters)
     failed: list[str] = []
-    for tried, host in enumerate(hosts):
+    for tried, way in enumerate(ways):
         # One that is silent must leave time for the others: libpq has no limit for each.
-        share = (deadline - clock.monotonic()) / (len(hosts) - tried)
+        share = (deadline - clock.monotonic()) / (len(ways) - tried)
         try:
-            return _dial_one(host, clock, share)
+            return dial(way, clock, share)
         except OperationalError as error:
             failed.append(str(error).partition("\n")[0])
     raise OperationalError("; ".join(failed))
 
 
-def _each_host(parameters: dict[str, Any]) -> list[dict[str, Any]]:
+def _each_host(parameters: Way) -> list[Way]:
     """Return the parameters for each of the hosts that they name, in their order."""
-    defaults = {of.keyword.decode(): of.val for of in pq.Conninfo.get_defaults()}
-    known = {name: value.decode() for name, value in defaults.items() if value} | parameters
+    known = parameters
+    if "service" not in parameters:  # what it says, libpq alone reads, and it precedes these
+        defaults = {of.keyword.decode(): of.val for of in pq.Conninfo.get_defaults()}
+        known = {name: value.decode() for name, value in defaults.items() if value} | parameters
     lists = {name: str(known[name]).split(",") for name in _LISTS if name in known}
-    count = max(map(len, lists.values()))
-    if len(lists["port"]) == 1:
+    count = max(map(len, lists.values()), default=0)
+    if len(lists.get("port", ())) == 1:
         lists["port"] *= count
     if known.get("load_balance_hosts") == "random" or {*map(len, lists.values())} != {count}:
         return [parameters]  # its order is libpq's affair, and so is what it cannot mean
@@ -135,22 +161,59 @@ def _each_host(parameters: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _dial_one(parameters: dict[str, Any], clock: Clock, seconds: float) -> Connection[Any]:
+def _dial_host(parameters: Way, clock: Clock, seconds: float) -> Connection[Any]:
+    """Connect to one host, by its addresses in turn."""
     deadline = clock.monotonic() + seconds
+    host = str(parameters.get("host", ""))
+    by_name = host and not host.startswith(("/", "@")) and "," not in host
+    ways = [parameters]
+    if by_name and not parameters.get("hostaddr"):
+        try:
+            found = addresses(host, 0, seconds)
+        except OSError as error:
+            told = f'could not translate host name "{host}" to address: {error.strerror or error}'
+            raise OperationalError(told) from error
+        ways = [parameters | {"hostaddr": each} for each in found]
+    return _first(ways, _dial_one, clock, deadline - clock.monotonic())
+
+
+def _dial_one(parameters: Way, clock: Clock, seconds: float) -> Connection[Any]:
     made = pq.PGconn.connect_start(conninfo.make_conninfo("", **parameters).encode())
-    began = made.status != pq.ConnStatus.BAD
-    status = int(pq.PollingStatus.WRITING if began else pq.PollingStatus.FAILED)
-    while status in _READY:
-        poll = select.poll()
-        poll.register(made.socket, _READY[status])
-        rest = deadline - clock.monotonic()
-        if rest <= 0 or not poll.poll(rest * 1_000):
-            silent = made.host.decode()
-            made.finish()
-            raise OperationalError(f"{silent} did not answer within {seconds:.3g} s")
-        status = made.connect_poll()
-    if status != pq.PollingStatus.OK:
-        text = made.error_message.decode(errors="replace").strip()
+    wait = partial(_wait, made, clock, clock.monotonic() + seconds)
+    try:
+        began = made.status != pq.ConnStatus.BAD
+        status = int(pq.PollingStatus.WRITING if began else pq.PollingStatus.FAILED)
+        while status in _READY:
+            wait(_READY[status], seconds)
+            status = made.connect_poll()
+        if status != pq.PollingStatus.OK:
+            raise OperationalError(made.error_message.decode(errors="replace").strip())
+        if str(parameters.get("options", "")).startswith(_OPTIONS):
+            made.send_query(_CHECK)
+            while made.is_busy():
+                wait(select.POLLIN, seconds)
+                made.consume_input()
+            _check(made)
+    except BaseException:
         made.finish()
-        raise OperationalError(text)
+        raise
     return Connection(made)
+
+
+def _wait(made: pq.abc.PGconn, clock: Clock, deadline: float, events: int, seconds: float) -> None:
+    poll = select.poll()
+    poll.register(made.socket, events)
+    rest = deadline - clock.monotonic()
+    if rest <= 0 or not poll.poll(rest * 1_000):
+        raise OperationalError(f"{made.host.decode()} did not answer within {seconds:.3g} s")
+
+
+def _check(made: pq.abc.PGconn) -> None:
+    """Refuse a pooler that passes the settings over: it would give the connection to others."""
+    answer = made.get_result()
+    while made.get_result():
+        pass
+    if answer is None or answer.status != pq.ExecStatus.TUPLES_OK:
+        raise OperationalError(made.error_message.decode(errors="replace").strip())
+    if answer.get_value(0, 0) != b"kept":
+        raise OperationalError("unsupported startup parameter: options, which had no effect")

@@ -12,10 +12,16 @@ from typing import Any
 from psycopg import Connection, Error, IsolationLevel, sql
 
 from dibs.errors import BrokerRefused, SchemaTooNew
-from dibs.wires.libpq.session import Failed, meaning
+from dibs.wires.libpq.session import Connect, Failed, Session, meaning, reached
 
 Step = Path
 """A file `NNNN_name.sql`; the number of the last one is the version of the schema."""
+
+_THERE = (
+    "SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+    " WHERE n.nspname = {} AND p.proname = 'about' AND p.pronargs = 0"
+)
+"""Read from the tables: to_regprocedure may answer what was so before the wait for one's turn."""
 
 _ADVICE = {
     "42501": "a role that may create a schema must run `dibs migrate` first",
@@ -24,6 +30,21 @@ _ADVICE = {
     " = off",
 }
 """How to mend it, by the SQLSTATE with which no schema can be made."""
+
+
+def prepare(session: Session, connect: Connect, steps: Sequence[Step]) -> int:
+    """Make the schema of a session if there is none; return the version before.
+
+    Raises:
+        SchemaTooNew, BrokerRefused, BrokerUnavailable: as `migrate`.
+    """
+    there = _THERE.format(sql.quote(session.schema))
+    found = int(session.call("about")[0][0]) if session.execute(there)[0] else 0
+    if found != len(steps):
+        session.close()
+        with reached(connect, session.limit.seconds, session.shown) as connection:
+            return migrate(connection, session.schema, steps, session.shown, only_new=True)
+    return found
 
 
 def migrate(
@@ -74,12 +95,7 @@ def migrate(
 
 
 def _version(connection: Connection[Any], schema: str) -> int:
-    # Read from the tables: to_regprocedure may answer what was so before the wait for one's turn.
-    there = (
-        "SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
-        " WHERE n.nspname = %s AND p.proname = 'about' AND p.pronargs = 0"
-    )
-    if connection.execute(there, (schema,)).fetchone() is None:
+    if connection.execute(_THERE.format("%s"), (schema,)).fetchone() is None:
         return 0
     name = sql.Identifier(schema)
     row = connection.execute(sql.SQL("SELECT version FROM {}.about()").format(name)).fetchone()
@@ -97,8 +113,9 @@ def _lock(connection: Connection[Any], schema: str) -> None:
 
 def _run(connection: Connection[Any], schema: str, done: int, steps: Sequence[Step]) -> None:
     name = sql.Identifier(schema)
-    if not done:
-        connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+    there = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,))
+    if there.fetchone() is None:  # asked first: to say IF NOT EXISTS takes the right to make one
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
     connection.execute(sql.SQL("SET LOCAL search_path = {}, pg_temp").format(name))
     for number, path in enumerate(steps[done:], done + 1):
         connection.execute(path.read_bytes())

@@ -29,6 +29,7 @@ Row = tuple[Any, ...]
 Call = tuple[Any, ...]
 """The name of a function, and its arguments: text, numbers, None, or an `arrays.Array`."""
 
+_LISTEN_NO = "add listen=no to the URL, and no options (docs/postgres.md, The URL)"
 _TRIES = 3
 _PASSING = {"40001", "40P01", "23505"}
 """Another transaction was quicker: tried again, its outcome is seen."""
@@ -60,8 +61,8 @@ def reached(connect: Connect, seconds: float, shown: str) -> Connection[Any]:
     except Error as error:
         if "unsupported startup parameter" in str(error):
             raise BrokerRefused(
-                f"{shown} is behind a pooler that takes no settings ({_first_line(error)}): add"
-                " listen=no to the URL, and no options (docs/postgres.md, The URL)"
+                f"{shown} is behind a pooler that takes no settings ({_first_line(error)}):"
+                f" {_LISTEN_NO}"
             ) from error
         raise BrokerUnavailable(f"{shown} cannot be reached: {_first_line(error)}") from error
 
@@ -139,8 +140,14 @@ class Session:
             held.close()
 
     def socket(self) -> int:
-        """Return the descriptor of the connection, which is opened if need be."""
-        return self._opened().socket
+        """Return the descriptor of the connection; a new one would not be the one that listens.
+
+        Raises:
+            BrokerUnavailable: it is gone.
+        """
+        if self._held is None or _is_lost(self._held.pgconn):
+            raise BrokerUnavailable(f"{self.shown}: the connection was lost")
+        return self._held.pgconn.socket
 
     def way(self) -> tuple[str, bool | None]:
         """Return the server's address, and whether TLS verifies it (None: no TLS).
@@ -181,9 +188,9 @@ class Session:
     def _run(self, transactions: Sequence[Sequence[Call]]) -> list[list[Row]]:
         """Run three transactions, of which the second counts."""
         connection = self._opened()
-        _, calls, _ = transactions
         found: list[list[list[Row]]] = [[] for _ in transactions]
         failed: list[list[Failed]] = [[] for _ in transactions]
+        committed = False
         used = [at for at, transaction in enumerate(transactions) if transaction]
         # A pooler takes what follows a transaction for another connection's: it must not be sent
         # before that one is over. PgBouncer 1.18 leaves both servers waiting for the rest for ever.
@@ -196,10 +203,11 @@ class Session:
                     connection.pipeline_sync()
                 for at, each in zip(places, sent, strict=True):
                     self._receive(connection, each, found[at], failed[at])
+                    committed = committed or at == 1
         except Error as error:
             lost = connection.status == pq.ConnStatus.BAD
             self.close()
-            if failed[1] or len(found[1]) < len(calls):
+            if failed[1] or not committed:  # a call is answered before its commit
                 why = "the connection was lost" if lost else _first_line(error)
                 raise Unanswered(f"{self.shown}: {why}") from error
         except BaseException:
@@ -314,6 +322,8 @@ def meaning(failed: Failed, shown: str) -> BrokerError:
             f"{text}: grant this role what it needs (see docs/postgres.md), or let the owner of"
             " the schema run `dibs migrate`"
         )
+    if state in {"26000", "42P05"}:  # what was prepared is another connection's
+        return BrokerRefused(f"{text}: it is behind a pooler: {_LISTEN_NO}")
     if state[:2] == "57":
         return Unanswered(text)  # it was shut down meanwhile: only a commit that was seen counts
     return BrokerUnavailable(text)

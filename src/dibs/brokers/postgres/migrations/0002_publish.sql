@@ -140,12 +140,21 @@ BEGIN
 END $$;
 
 -- Whether nobody listens at a channel any more: who does holds an advisory lock for as long as it lives.
--- The lock is given back at once, for the transaction may be a caller's.
-CREATE FUNCTION is_dead(channel text) RETURNS boolean LANGUAGE sql VOLATILE
+-- The lock is given back at once, for the transaction may be a caller's. One asks at a time (the lock with
+-- the seed 1): whoever meets another who asks would take him for the one who listens.
+CREATE FUNCTION is_dead(channel text) RETURNS boolean LANGUAGE plpgsql VOLATILE
 AS $$
-  SELECT CASE WHEN pg_try_advisory_lock(hashtextextended(channel, 0))
-    THEN pg_advisory_unlock(hashtextextended(channel, 0)) ELSE false END
-$$;
+DECLARE
+  mine boolean;
+BEGIN
+  PERFORM pg_advisory_lock(hashtextextended(channel, 1));
+  mine := pg_try_advisory_lock(hashtextextended(channel, 0));
+  IF mine THEN
+    PERFORM pg_advisory_unlock(hashtextextended(channel, 0));
+  END IF;
+  PERFORM pg_advisory_unlock(hashtextextended(channel, 1));
+  RETURN mine;
+END $$;
 
 -- Rings one armed waiter for a queue; returns whether there was one. A ring would be lost on the dead.
 CREATE FUNCTION ring_one(name text) RETURNS boolean LANGUAGE plpgsql

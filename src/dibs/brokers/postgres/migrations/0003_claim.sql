@@ -5,10 +5,12 @@
 -- live rows begin: what it leaves out (another publisher committed late) waits until its holder looks
 -- without it.
 -- `me` is the channel of a caller who can be rung, else null: if it got all that it asked for, it waits
--- no more, and the next who does is rung for what is left.
+-- no more, and the next who does is to be rung for what is left. The caller does that, after the commit: where
+-- the server's queue of notifications is full, a transaction that notifies is refused, and a claim must not be.
 -- Answers the leases, and a last row without an id. Its `expiry_ms` is in how many ms something falls due
 -- or runs out, null if never, or if there were as many leases as asked for. Its `lost` is 1 if the caller
 -- was armed up to here, 0 if it had been rung: that ring may still be on its way. Its
+-- `queue` names the queues for which others are to be rung, with commas between them. Its
 -- `crashes` is what has become of the caller's wish to be handed something, as `wish` says; `believed` is
 -- what that needs. Its `due_ms` is the moment of the clock.
 --
@@ -99,38 +101,49 @@ BEGIN
     waiting := more;
   END LOOP;
   IF room = 0 THEN
-    UPDATE waiter w SET armed = false WHERE w.channel = me AND w.armed;
+    -- Whose row is locked is being rung.
+    UPDATE waiter w SET armed = false WHERE w.ctid = ANY(ARRAY(
+      SELECT a.ctid FROM waiter a WHERE a.channel = me AND a.armed FOR UPDATE SKIP LOCKED));
     lost := FOUND::integer;
-    PERFORM ring_one(q.name) FROM queue q WHERE me IS NOT NULL AND q.name = ANY(names) AND NOT q.paused
-    AND EXISTS (SELECT FROM waiter w WHERE w.armed AND q.name = ANY(w.queues))
-    AND EXISTS (SELECT FROM ready r WHERE r.queue = q.no);
   ELSE
     lost := (SELECT w.armed::integer FROM waiter w WHERE w.channel = me);
     expiry_ms := next_wait(now);
   END IF;
   IF me IS NOT NULL THEN
     crashes := wish(me, CASE WHEN room = most AND room > 0 THEN names END, believed);
+    IF room = 0 THEN
+      -- Who names none is about to close, and what it gave back may be of any.
+      queue := (SELECT string_agg(q.name, ',') FROM queue q
+        WHERE (q.name = ANY(names) OR names = '{}') AND NOT q.paused
+        AND EXISTS (SELECT FROM waiter w WHERE w.armed AND q.name = ANY(w.queues))
+        AND EXISTS (SELECT FROM ready r WHERE r.queue = q.no));
+    END IF;
   END IF;
   due_ms := now;
   RETURN NEXT;
 END $$;
 
 -- Has `me` be handed something from now on, of `names`; null: nothing any more. Who is handing it something
--- is waited for. What was handed over, and not told of, goes back where nothing more is wanted.
--- `believed`: `me` wished before, and has not heard that somebody took that. Answers 1 if its wish stands
--- now, 2 if the one of before was taken: the note is on its way, and there is no new wish; else 0.
+-- is waited for, but not for long. What was handed over, and not told of, goes back where nothing more is
+-- wanted. `believed`: `me` wished before, and has not heard that somebody took that. Answers 1 if its wish
+-- stands now, or may, 2 if the one of before was taken: the note is on its way, and there is no new wish; else 0.
 CREATE FUNCTION wish(me text, names text[], believed boolean) RETURNS integer
 LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
 DECLARE
   mine record;
 BEGIN
-  SELECT i.queues, i.id, i.seq INTO mine FROM idle i WHERE i.channel = me FOR UPDATE;
+  SELECT i.queues, i.id, i.seq INTO mine FROM idle i WHERE i.channel = me FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND AND EXISTS (SELECT FROM idle i WHERE i.channel = me) THEN
+    IF NOT is_let_go(me) THEN
+      RETURN believed::integer;
+    END IF;
+    SELECT i.queues, i.id, i.seq INTO mine FROM idle i WHERE i.channel = me FOR UPDATE;
+  END IF;
   IF names IS NULL AND mine.id IS NOT NULL THEN
     UPDATE idle i SET id = NULL WHERE i.channel = me;
     PERFORM end_otherwise(ARRAY[mine.id], ARRAY[mine.seq], ARRAY[1], ARRAY[0]::bigint[], ARRAY['nothing'],
       ARRAY[NULL]::text[], ARRAY[NULL]::text[], 1);
-    PERFORM ring_one(q.name) FROM message m JOIN queue q ON q.no = m.queue WHERE m.id = mine.id;
     RETURN 0;
   END IF;
   IF believed AND mine.queues IS NULL THEN
@@ -142,15 +155,29 @@ BEGIN
   RETURN (names IS NOT NULL AND mine.id IS NULL)::integer;
 END $$;
 
+-- Waits for whoever hands something to `me`, and returns whether he is done. If his machine was cut off between
+-- the call and its commit, the server waits for him, and all who wait for his locks would too.
+CREATE FUNCTION is_let_go(me text) RETURNS boolean
+LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '200ms'
+AS $$
+BEGIN
+  PERFORM FROM idle i WHERE i.channel = me FOR UPDATE;
+  RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN false;
+END $$;
+
 -- Moves on what only time moves, in every queue: what fell due, at each claim; once a second, for all
 -- workers together, the leases that ran out, the results whose time is over, and the wishes of the dead.
--- The second is enough: no lease is shorter. If more than a page is left, the next claim goes on.
+-- The second is enough: no lease is shorter. If more than a page is left, the next claim goes on. Who sweeps
+-- holds the row of `upkeep`; where somebody has held it for a second, he was cut off, and each claim sweeps.
 CREATE FUNCTION tidy(now bigint) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = on
 AS $$
 DECLARE
   page constant integer := 5000;
   moved integer;
+  mine boolean;
 BEGIN
   IF EXISTS (SELECT FROM scheduled s WHERE s.due_ms <= now) THEN
     WITH due AS (
@@ -162,7 +189,8 @@ BEGIN
     INSERT INTO ready SELECT d.queue, false, d.rank, d.seq, d.id FROM due d;
   END IF;
   PERFORM FROM upkeep u WHERE u.next_ms NOT BETWEEN now + 1 AND now + 1000 FOR UPDATE SKIP LOCKED;
-  IF FOUND THEN
+  mine := FOUND;
+  IF mine OR EXISTS (SELECT FROM upkeep u WHERE u.next_ms < now - 1000) THEN
     WITH over AS (
       DELETE FROM lease WHERE ctid = ANY(ARRAY(
         SELECT l.ctid FROM lease l WHERE l.expiry_ms <= now LIMIT page FOR UPDATE SKIP LOCKED))
@@ -173,8 +201,10 @@ BEGIN
     PERFORM prune_results(page);
     PERFORM forget(w.channel) FROM (
       SELECT w.channel FROM waiter w WHERE is_dead(w.channel) LIMIT 100 FOR UPDATE SKIP LOCKED) w;
+    PERFORM forget(i.channel) FROM (
+      SELECT i.channel FROM idle i WHERE is_dead(i.channel) LIMIT 100 FOR UPDATE SKIP LOCKED) i;
     UPDATE upkeep SET next_ms = CASE WHEN moved = page THEN now ELSE
-      least(now + 1000, (SELECT min(l.expiry_ms) FROM lease l WHERE l.expiry_ms > now)) END;
+      least(now + 1000, (SELECT min(l.expiry_ms) FROM lease l WHERE l.expiry_ms > now)) END WHERE mine;
   END IF;
 END $$;
 
@@ -188,7 +218,8 @@ DECLARE
 BEGIN
   SELECT s.due_ms INTO due FROM scheduled s ORDER BY s.due_ms LIMIT 1;
   IF EXISTS (SELECT FROM lease) THEN
-    SELECT u.next_ms INTO sweep FROM upkeep u;
+    -- Long ago: somebody else holds the row, and this claim has swept.
+    SELECT CASE WHEN u.next_ms < now - 1000 THEN now + 1000 ELSE u.next_ms END INTO sweep FROM upkeep u;
   END IF;
   RETURN CASE WHEN due IS NOT NULL OR sweep IS NOT NULL THEN greatest(1, least(due, sweep) - now) END;
 END $$;
@@ -206,13 +237,17 @@ BEGIN
 END $$;
 
 -- arm: `me` wants to be rung for `names`. Asked before a claim, in a transaction of its own: what is
--- committed after it rings, and what was before is found.
+-- committed after it rings, and what was before is found. Where its row is locked it is just being rung, and
+-- will ask again.
 CREATE FUNCTION arm(me text, names text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
-  INSERT INTO waiter VALUES (me, names, true)
-  ON CONFLICT (channel) DO UPDATE SET queues = excluded.queues, armed = true;
+  UPDATE waiter w SET queues = names, armed = true WHERE w.ctid = ANY(ARRAY(
+    SELECT a.ctid FROM waiter a WHERE a.channel = me FOR UPDATE SKIP LOCKED));
+  IF NOT FOUND AND NOT EXISTS (SELECT FROM waiter w WHERE w.channel = me) THEN
+    INSERT INTO waiter VALUES (me, names, true) ON CONFLICT DO NOTHING;
+  END IF;
 END $$;
 
 -- await_ends: `me` wants to be rung at the end of these messages, and of no others. It has a row among the
@@ -226,13 +261,14 @@ BEGIN
   INSERT INTO awaited SELECT me, t FROM unnest(ids) t ON CONFLICT DO NOTHING;
 END $$;
 
--- forget: `me` waits no more.
+-- forget: `me` waits no more. What somebody is handing it stays to be seen by the next sweep.
 CREATE FUNCTION forget(me text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
-  DELETE FROM waiter w WHERE w.channel = me;  -- first, or what goes back would ring it
+  DELETE FROM waiter w WHERE w.channel = me;
   PERFORM wish(me, NULL, false);
-  DELETE FROM idle i WHERE i.channel = me;
+  DELETE FROM idle i WHERE i.ctid = ANY(ARRAY(
+    SELECT j.ctid FROM idle j WHERE j.channel = me AND j.id IS NULL FOR UPDATE SKIP LOCKED));
   DELETE FROM awaited a WHERE a.channel = me;
 END $$;

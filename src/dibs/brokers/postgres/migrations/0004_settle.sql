@@ -150,7 +150,9 @@ BEGIN
 END $$;
 
 -- extend: renews leases by `leases` ms, also those that ran out and were not granted again. Answers a row
--- for each that is held: its place in the arrays, and for how many ms it is.
+-- for each that is held: its place in the arrays, and for how many ms it is; null if another transaction holds
+-- its row, so that nobody knows. That one is not waited for: it may have been cut off, and all the others would
+-- run out.
 CREATE FUNCTION extend(ids uuid[], seqs bigint[], fences integer[], leases bigint[])
 RETURNS TABLE(place bigint, held bigint)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -163,11 +165,12 @@ DECLARE
   left_ms bigint[];
   each record;
 BEGIN
-  WITH done AS (
-    UPDATE lease l SET expiry_ms = greatest(l.expiry_ms, now + t.lease)
-    FROM unnest(ids, seqs, fences, leases) WITH ORDINALITY t(id, seq, fence, lease, at)
-    WHERE l.id = t.id AND l.seq = t.seq AND l.fence = t.fence
-    RETURNING t.at, l.expiry_ms - now AS left_ms
+  WITH free AS MATERIALIZED (
+    SELECT t.* FROM unnest(ids, seqs, fences, leases) WITH ORDINALITY t(id, seq, fence, lease, at)
+    JOIN lease l ON l.id = t.id AND l.seq = t.seq AND l.fence = t.fence FOR NO KEY UPDATE OF l SKIP LOCKED
+  ), done AS (
+    UPDATE lease l SET expiry_ms = greatest(l.expiry_ms, now + f.lease) FROM free f WHERE l.id = f.id
+    RETURNING f.at, l.expiry_ms - now AS left_ms
   )
   SELECT array_agg(d.at), array_agg(d.left_ms) INTO renewed, left_ms FROM done d;
   RETURN QUERY SELECT * FROM unnest(renewed, left_ms);
@@ -176,16 +179,30 @@ BEGIN
       SELECT * FROM unnest(ids, seqs, fences, leases) WITH ORDINALITY t(id, seq, fence, lease, at)
       WHERE renewed IS NULL OR t.at <> ALL(renewed)
     LOOP
-      -- 'applied': another call renewed it since the look above.
-      IF take(each.id, each.seq, each.fence, now) IN ('applied', 'late') THEN
-        INSERT INTO lease SELECT m.id, m.seq, now + each.lease, each.fence, m.queue, 9 - m.priority
-        FROM message m WHERE m.id = each.id;
+      held := renew(each.id, each.seq, each.fence, each.lease, now);
+      IF held IS DISTINCT FROM 0 THEN
         place := each.at;
-        held := each.lease;
         RETURN NEXT;
       END IF;
     END LOOP;
   END IF;
+END $$;
+
+-- Renews a lease that ran out. Answers for how many ms, 0 if it is over, null if another transaction holds its
+-- row for more than a moment.
+CREATE FUNCTION renew(of uuid, at bigint, held integer, lasts bigint, now bigint) RETURNS bigint
+LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '10ms'
+AS $$
+BEGIN
+  -- 'applied': another call renewed it since it was looked for.
+  IF take(of, at, held, now) NOT IN ('applied', 'late') THEN
+    RETURN 0;
+  END IF;
+  INSERT INTO lease SELECT m.id, m.seq, now + lasts, held, m.queue, 9 - m.priority
+  FROM message m WHERE m.id = of;
+  RETURN lasts;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN NULL;
 END $$;
 
 -- results: of those ids whose message has ended, its place among them, its value, the reason, error and

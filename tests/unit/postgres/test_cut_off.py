@@ -1,0 +1,247 @@
+"""A client whose machine is gone in the middle of a call: its transaction stays open at the server.
+
+What it had sent is run, and the rest never comes. The server ends it when the network tells that
+nobody is there; until then it must be in nobody's way.
+"""
+
+import os
+import time
+from contextlib import closing
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import psycopg
+import pytest
+
+from dibs.alike import runs_of
+from dibs.brokers.contract import Applied, Broker, Claim, Held, Unknown
+from dibs.brokers.postgres import PostgresBroker, open_url
+from dibs.brokers.postgres.broker import _end, _publish_calls
+from dibs.clock import SystemClock
+from dibs.errors import BrokerUnavailable
+from dibs.message import Ack, Settlement
+from dibs.testing.conformance.waiting import rung
+from dibs.testing.making import claim, claim_all, ids, message, messages, publish, settle
+from dibs.wires.libpq.arrays import INT8, TEXT, array_of
+from dibs.wires.libpq.session import Call
+from tests.servers.ports import free_port
+from tests.servers.postgres import serving
+from tests.unit.postgres.conftest import Open
+from tests.worker.workers import until
+
+Sql = psycopg.Connection
+CLAIM: Call = ("claim", array_of(TEXT, ["photos"]), array_of(INT8, [-1]), 1, None, False)
+
+
+def cut_off(broker: Broker, sql: Sql, *calls: Call) -> Any:
+    """Have calls arrive at the server, and nothing after them; return the connection."""
+    assert isinstance(broker, PostgresBroker)
+    connection = broker._session._opened()
+    for call in calls:
+        broker._session._send(connection, call)
+    while connection.flush():
+        pass
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE pid = %s AND state = 'active' AND wait_event = 'ClientRead'"
+    )
+    until(
+        lambda: sql.execute(waits, (connection.backend_pid,)).fetchone() == (1,),
+        "the server waits for the rest",
+    )
+    return connection
+
+
+def waiting(broker: Broker) -> PostgresBroker:
+    """Have a broker wait that has found nothing."""
+    assert isinstance(broker, PostgresBroker)
+    broker.bell()
+    assert claim(broker, limit=10) == []
+    assert broker._bell.is_idle
+    return broker
+
+
+def test_rule_23_the_leases_of_others_come_back_though_whoever_swept_was_cut_off(
+    opened: Open, sql: Sql
+) -> None:
+    """It has the row of those who sweep; all others do without it, and not a thousand a second."""
+    broker = opened()
+    published = publish(broker, *messages(3))
+    held = claim(broker, limit=2)
+    sql.execute("UPDATE lease SET expiry_ms = now_ms() + 300; UPDATE upkeep SET next_ms = 0")
+    cut_off(opened(), sql, CLAIM)
+    granted: list[Claim] = []
+    until(
+        lambda: granted.append(broker.claim(["photos"], 5)) or bool(granted[-1].leases),
+        "they come back",
+    )
+    assert ids(granted[-1].leases) == ids(held) == ids(published[:2])
+    assert (broker.claim(["photos"], 5).next_in or 0) > 0.5
+
+
+def test_rule_25_a_waiter_goes_on_though_whoever_hands_it_something_was_cut_off(
+    opened: Open, sql: Sql
+) -> None:
+    """It is granted what there is, and is handed things again when that is over."""
+    publisher, waiter = opened(), waiting(opened())
+    publisher.declare(["photos"])
+    dead = cut_off(opened(), sql, *_publish_calls(runs_of([message()]), True))
+    assert claim(waiter, limit=10) == []
+    mine = publish(publisher, message())
+    assert ids(claim(waiter, limit=10)) == ids(mine)
+    sql.execute("SELECT pg_terminate_backend(%s)", (dead.backend_pid,))
+    assert claim(waiter, limit=10) == []
+    mine = publish(publisher, message())
+    assert sql.execute("SELECT count(*) FROM lease").fetchone() == (2,)
+    assert rung(waiter) == [waiter]
+    assert ids(claim(waiter, limit=10)) == ids(mine)
+
+
+def test_a_full_claim_that_could_not_take_its_wish_back_asks_to_be_called_again(
+    opened: Open, sql: Sql
+) -> None:
+    """Whoever held it has committed after all: what he handed over goes back then."""
+    publisher, waiter = opened(), waiting(opened())
+    publisher.declare(["photos"])
+    dead = cut_off(opened(), sql, *_publish_calls(runs_of([message()]), True))
+    publish(publisher, message())
+    assert waiter.claim(["photos"], 1).still_asks
+    assert waiter.claim(["photos"], 0).still_asks
+    dead.pipeline_sync()
+    until(
+        lambda: sql.execute("SELECT count(*) FROM lease").fetchone() == (2,),
+        "it has handed that over",
+    )
+    assert not waiter.claim(["photos"], 0).still_asks
+    assert [lease.lost for lease in claim_all(publisher)] == [0]
+
+
+def test_a_waiter_goes_on_though_whoever_rings_it_was_cut_off(opened: Open, sql: Sql) -> None:
+    """Also for other queues than those that it was to be rung for."""
+    publisher, waiter = opened(), waiting(opened())
+    cut_off(opened(), sql, ("ring", array_of(TEXT, ["photos"]), None))
+    mine = publish(publisher, message("mails"))
+    started = time.monotonic()
+    assert ids(waiter.claim(["photos", "mails"], 1).leases) == ids(mine)
+    assert claim(waiter, "photos", "mails", limit=2) == []
+    assert time.monotonic() - started < 1.5, "it waited for no lock"
+
+
+def test_rule_13_the_other_leases_are_renewed_though_one_is_locked(opened: Open, sql: Sql) -> None:
+    """By an acknowledgement that was cut off: of that one nobody knows."""
+    broker = opened()
+    publish(broker, *messages(3))
+    leases = claim(broker, limit=3)
+    dead = cut_off(opened(), sql, _end([Settlement(leases[1], Ack())]))
+    assert broker.extend(leases) == [Held(30.0), Unknown(), Held(30.0)]
+    sql.execute("SELECT pg_terminate_backend(%s)", (dead.backend_pid,))
+    assert settle(broker, leases[1], Ack()) == Applied()
+
+
+def test_rule_13_leases_that_ran_out_are_renewed_though_one_is_being_granted(
+    opened: Open, sql: Sql
+) -> None:
+    """By a claim that was cut off."""
+    broker = opened()
+    publish(broker, *messages(3))
+    leases = claim(broker, limit=3)
+    sql.execute("UPDATE lease SET expiry_ms = 0; UPDATE upkeep SET next_ms = 0")
+    sql.execute("SELECT tidy(now_ms())")
+    cut_off(opened(), sql, CLAIM)
+    assert broker.extend(leases) == [Unknown(), Held(30.0), Held(30.0)]
+
+
+def test_rule_04_what_was_answered_before_its_commit_is_not_granted(opened: Open, sql: Sql) -> None:
+    """It leaves the server with a warning, and no commit may follow."""
+    broker = opened()
+    assert isinstance(broker, PostgresBroker)
+    publish(broker, message())
+    slow = "BEGIN RAISE WARNING 'slow'; PERFORM pg_sleep(2); RETURN NULL; END"
+    sql.execute(f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ {slow} $$")
+    sql.execute(
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON lease DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    broker._session.limit.hurry(0.5)
+    with pytest.raises(BrokerUnavailable, match="no answer within"):
+        claim(broker)
+
+
+def test_a_claim_needs_no_room_for_notifications(opened: Open, sql: Sql) -> None:
+    """Where the server has none, nobody is rung; the transaction of a claim must not end by it."""
+    first, second = waiting(opened()), waiting(opened())
+    full = "BEGIN RAISE 'too many notifications in the NOTIFY queue' USING ERRCODE = '54000'; END"
+    sql.execute(
+        "CREATE OR REPLACE FUNCTION ring_one(name text) RETURNS boolean"
+        f" LANGUAGE plpgsql AS $$ {full} $$"
+    )
+    publish(opened(), *messages(4))
+    assert len(claim(first, limit=2)) == 2
+    assert second.claim(["photos"], 0).leases == []
+    assert len(claim(first, limit=2)) == 2
+
+
+def test_b38_a_bell_that_is_cut_as_it_is_hung_up_is_hung_up_again(
+    opened: Open, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be heard on a new connection, which listens to nothing."""
+    broker, waiter = opened(), opened()
+    assert isinstance(waiter, PostgresBroker)
+    session = waiter._bell._session
+    assert session is not None
+    listen = session.execute
+
+    def cut(*statements: str) -> Any:
+        found = listen(*statements)
+        assert session._held is not None
+        pid = session._held.pgconn.backend_pid
+        sql.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        until(lambda: not Path(f"/proc/{pid}").exists(), "the connection is lost")
+        return found
+
+    waiter.bell()
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "execute", cut)
+        assert claim(waiter, limit=2) == []
+    for _ in range(2):
+        assert claim(waiter, limit=2) == []
+    publish(broker, message())
+    assert rung(waiter) == [waiter]
+    assert len(claim(waiter, limit=2)) == 1
+
+
+def test_whoever_asks_whether_another_is_dead_is_taken_for_nobody_alive(
+    opened: Open, url: str
+) -> None:
+    """Two who ask at the same moment both learn it."""
+    opened()
+    plain, _, schema = url.partition("&schema=")
+    asked = "SELECT count(*) FROM generate_series(1, 30000) WHERE NOT is_dead('nobody')"
+    answers: list[Any] = []
+    together = Barrier(3)
+
+    def ask() -> None:
+        with psycopg.connect(plain, autocommit=True) as connection:
+            connection.execute(f"SET search_path = {schema}")
+            together.wait(10)
+            answers.append(connection.execute(asked).fetchone())
+
+    threads = [Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert answers == [(0,)] * 3
+
+
+def test_the_server_looks_after_a_client_who_says_nothing(binaries: Path) -> None:
+    """So it notices within a quarter of a minute that a machine is gone; else after two hours."""
+    port = free_port()
+    with serving(binaries, "listen_addresses=127.0.0.1", f"port={port}"):
+        url = f"postgresql://dibs@127.0.0.1:{port}/postgres"
+        with closing(open_url(url, clock=SystemClock(), worker_id=os.urandom(16))) as broker:
+            assert isinstance(broker, PostgresBroker)
+            names = ("keepalives_idle", "keepalives_interval", "keepalives_count", "user_timeout")
+            shown = broker._session.execute(*(f"SHOW tcp_{name}" for name in names))
+            assert [row for ((row,),) in shown] == ["10", "3", "3", "5000"]
