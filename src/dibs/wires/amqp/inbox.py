@@ -149,17 +149,18 @@ class Inbox(Wire):
         node's queues share. `empty` is one that never has a message to give.
 
         Sent is not what the channel keeps to itself, and a queue that does not answer is told of as
-        one of no messages and no consumers. There the queue itself is asked: once, and again for
-        what the channel sent it only then. What it gives lies here as what was delivered
+        one of no messages and no consumers. There the queue itself is asked, and once more for
+        what the channel sent it only then. What it gives lies here as what was delivered, and is no
+        more than what was settled: for that, there is room
         (test_rule_10_many_acknowledgements_around_a_held_one_are_written_down).
         """
         for queue, name in names.items():
             there = self.ask("queue_declare", queue=name, durable=True, arguments=arguments)
-            silent = not (there.message_count or there.consumer_count)
-            if silent or self._commands[queue] > _UNDER_WAY:
+            many = self._commands.pop(queue, 0) > _UNDER_WAY
+            if many or not (there.message_count or there.consumer_count):
                 self._get(queue, name)
+            if many:
                 self._get(queue, name)
-            del self._commands[queue]
         self._get("", empty)
 
     def acknowledge(self, tags: Sequence[int]) -> None:

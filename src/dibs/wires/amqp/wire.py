@@ -150,7 +150,7 @@ class Wire(Connection):
             try:
                 if self._unsent:
                     self._send()  # before any wait: mostly there is room, and the server has begun
-                if self._ready(seconds):
+                if seconds <= 0 or self._ready(seconds):  # to read is to know whether there is more
                     self._receive()
             except OSError as lost:
                 self.end(StreamLostError(f"the connection was lost: {lost}"))
