@@ -195,6 +195,23 @@ def test_what_a_queue_gives_that_is_asked_whether_it_has_written_is_granted(
     assert claim_all(open_one()) == []
 
 
+def test_what_a_queue_gives_that_is_claimed_from_no_more_goes_to_others(open_one: Open) -> None:
+    """It would ring for ever."""
+    worker = open_one()
+    publish(worker, *messages(60))
+    worker.bell()
+    held, *done = claimed(worker, 40)
+    assert claim(worker, limit=0) == []
+    assert worker.settle([Settlement(lease, Ack()) for lease in done]) == [Applied()] * 39
+    assert worker._inbox is not None
+    assert worker._inbox.buffered() == 2
+    assert worker.claim(["mails"], 5).leases == []
+    assert select.select([worker.bell()], [], [], 0)[0] == []
+    leases = claimed(open_one(), 20)
+    assert [(lease.lost, lease.fence) for lease in leases] == [(0, 1)] * 20
+    assert settle(worker, held, Ack()) == Applied()
+
+
 def test_what_comes_while_something_is_settled_rings(open_one: Open) -> None:
     """Its bytes are read then, and its socket says no more of it."""
     worker, other = open_one(), open_one()
@@ -452,6 +469,18 @@ def test_what_lies_ahead_of_a_claim_goes_to_others_when_it_is_not_wanted(open_on
     assert len(claim(broker, limit=1)) == 1
     rest = claimed(other, 19)
     assert {lease.lost for lease in rest} == {0}
+
+
+def test_whoever_wants_nothing_more_is_given_nothing_when_it_has_room_again(open_one: Open) -> None:
+    """A worker that stops settles what it still runs: what came then would wait for its end."""
+    worker = open_one()
+    publish(worker, *messages(10))
+    worker.bell()
+    leases = claimed(worker, 5)
+    assert claim(worker, limit=0) == []
+    assert [settle(worker, lease, Ack()) for lease in leases] == [Applied()] * 5
+    others = claimed(open_one(), 5, SOON_SECONDS)
+    assert [(lease.lost, lease.fence) for lease in others] == [(0, 1)] * 5
 
 
 def test_rule_23_an_expired_lease_is_given_back_by_a_quiet_holder(open_one: Open) -> None:

@@ -71,7 +71,7 @@ class Intake:
             wanted = limit - len(leases) if rung else 0
             if wanted > 0:
                 self._listen(inbox, queues, wanted)
-            elif not rung or inbox.at_hand():
+            elif limit <= 0 or not rung or inbox.at_hand():
                 self.rest(inbox)
         except (AMQPError, TooLate, OSError, BrokerRefused):
             if not leases or inbox.why is not None:
@@ -248,7 +248,8 @@ class Intake:
 
     def _listen(self, inbox: Inbox, queues: Sequence[str], wanted: int) -> None:
         """Have `wanted` more delivered of each queue, and nothing of others."""
-        for queue in inbox.consumers.keys() - set(queues):
+        # What is not claimed any more rings no more. It may lie here without a wish for it.
+        for queue in (inbox.consumers.keys() | inbox.ready.keys()) - set(queues):
             inbox.mute(queue)
             self._put_back(inbox, [queue])
         for queue in queues:
