@@ -106,6 +106,18 @@ def test_rule_23_an_open_transaction_holds_up_nobody_who_waits(
         assert ids(claim(waiting)) == [job.key]
 
 
+def test_an_open_transaction_holds_up_nobody_who_uses_its_new_queue(
+    shop: Shop, app: App, opened: Open
+) -> None:
+    """It enqueues the first job of all there; a queue made in it would be nobody's until its end."""
+    task, broker = app.task(queue="photos")(ship), opened(at=shop.place.url)
+    with shop.open() as connection, shop.own(connection):
+        task.options(connection=connection).enqueue(1)
+        broker.declare(["photos"])
+        other = publish(broker, message())
+        assert ids(claim_all(broker)) == ids(other)
+
+
 def test_rule_05_a_duplicate_names_the_live_job(shop: Shop, app: App) -> None:
     """Of a transaction that committed before."""
     keyed = app.task(queue="photos")(ship).options(unique_key="order-1")
