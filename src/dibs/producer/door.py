@@ -104,13 +104,13 @@ class Door:
         """
         return self._within(self._handle.publish, messages)
 
-    def serving(self, queue: str) -> Broker:
-        """Return the broker, which has a queue of that name.
+    def serving(self, queue: str) -> None:
+        """Have the broker have a queue of that name.
 
         Raises:
             BrokerError: it cannot be opened, or make one.
         """
-        return self._within(self._handle.serving, {queue})
+        self._within(self._handle.serving, {queue})
 
     def look(self, at: Callable[[Broker], T]) -> T:
         """Ask the broker something, when nobody else uses it.

@@ -86,8 +86,10 @@ class Producer:
         """Store a message in the transaction of a caller's connection, as `publish` does."""
         if _Process.importing:
             raise _enqueued_while_importing()
-        # Of a queue made in that transaction, all others would wait for its end.
-        broker = self._door.serving(message.queue)
+        broker = self._door.look(lambda broker: broker)
+        if broker.capabilities.transactional_publish:
+            # Of a queue made in that transaction, all others would wait for its end.
+            self._door.serving(message.queue)
         # Not within the door: that transaction may wait, and is nobody else's affair.
         (answer,) = broker.publish_on(connection, [message])
         found = message.id if isinstance(answer, Stored) else verdict(message, answer, broker)

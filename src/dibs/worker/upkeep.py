@@ -17,7 +17,7 @@ from dibs.policy import after_failure, timed_out
 from dibs.runners.contract import Slow, StopJob
 from dibs.worker.crew import Crew
 from dibs.worker.leases import WAITING, Batch, Leases
-from dibs.worker.patience import Patience
+from dibs.worker.patience import FIRST_RETRY_SECONDS, Patience
 from dibs.worker.seams import Seams
 from dibs.worker.settler import Settler
 
@@ -119,12 +119,15 @@ class Upkeep:
                 self._sure.pop(serial, None)
             self._leases.renewed(batch, now)
             return
+        again_at = now + FIRST_RETRY_SECONDS
+        if any(serial in self._sure for serial, _ in left):
+            again_at = self._doubts.retry_at
         for serial, _ in left:
             at = self._sure.get(serial, batch.renewed_at)
             self._sure[serial] = at if serial in doubtful else now
         self._lose_overdue(batch, now)
         # Again at the next heartbeat at the latest, which those that were renewed need.
-        self._leases.renewed(batch, min(now, self._doubts.retry_at - batch.heartbeat_seconds))
+        self._leases.renewed(batch, min(now, again_at - batch.heartbeat_seconds))
 
     def _renews(self, serial: int, lease: Lease) -> bool:
         """Whether a lease is renewed: not after it was lost or its run was told to end."""

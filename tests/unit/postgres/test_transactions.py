@@ -109,13 +109,33 @@ def test_rule_23_an_open_transaction_holds_up_nobody_who_waits(
 def test_an_open_transaction_holds_up_nobody_who_uses_its_new_queue(
     shop: Shop, app: App, opened: Open
 ) -> None:
-    """It enqueues the first job of all there; a queue made in it would be nobody's until its end."""
+    """It enqueues the first job there; a queue made in it would be nobody's until its end."""
     task, broker = app.task(queue="photos")(ship), opened(at=shop.place.url)
     with shop.open() as connection, shop.own(connection):
         task.options(connection=connection).enqueue(1)
         broker.declare(["photos"])
         other = publish(broker, message())
         assert ids(claim_all(broker)) == ids(other)
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_transaction_that_began_before_its_new_queue_is_tried_again(
+    server: Server, opened: Open, level: str
+) -> None:
+    app, broker = App(url := server.new_database()), opened(at=url)
+    task = app.task(queue="photos")(ship)
+    with psycopg.connect(url) as connection:
+        for tries in range(2):
+            connection.execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
+            connection.execute("SELECT 1")
+            if tries:
+                task.options(connection=connection).enqueue(1)
+                continue
+            with pytest.raises(psycopg.errors.SerializationFailure):
+                task.options(connection=connection).enqueue(1)
+            connection.rollback()
+    assert len(claim_all(broker)) == 1
+    app.close()
 
 
 def test_rule_05_a_duplicate_names_the_live_job(shop: Shop, app: App) -> None:

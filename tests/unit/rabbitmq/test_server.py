@@ -483,6 +483,22 @@ def test_whoever_wants_nothing_more_is_given_nothing_when_it_has_room_again(open
     assert [(lease.lost, lease.fence) for lease in others] == [(0, 1)] * 5
 
 
+def test_whoever_wants_nothing_more_keeps_nothing_that_it_did_not_ask_for(open_one: Open) -> None:
+    """What a queue gives that is asked whether it has written."""
+    worker = open_one()
+    publish(worker, *messages(60))
+    worker.bell()
+    held, *done = claimed(worker, 40)
+    assert claim(worker, limit=0) == []
+    assert worker.settle([Settlement(lease, Release()) for lease in done]) == [Applied()] * 39
+    assert worker._inbox is not None
+    assert worker._inbox.buffered() == 2
+    worker.idle()
+    others = claimed(open_one(), 59, SOON_SECONDS)
+    assert {lease.lost for lease in others} == {0}
+    assert settle(worker, held, Ack()) == Applied()
+
+
 def test_rule_23_an_expired_lease_is_given_back_by_a_quiet_holder(open_one: Open) -> None:
     """The server knows no such time, and whoever holds it looks at the clock."""
     broker, other = open_one(), open_one()
@@ -716,7 +732,8 @@ def test_rule_32_a_server_without_memory_keeps_what_is_delayed_with_the_server(
         for _ in range(30):
             assert claim(worker, limit=2) == []
             assert held_by(worker) <= 6
-        until(lambda: quiet(worker), "nobody rings")
+        until(lambda: quiet(worker, 2), "nobody rings")
+        until(lambda: quiet(worker, 1), "nobody rings who has room for less than lies here")
     finally:
         server.control("set_vm_memory_high_watermark", "0.4")
     until(lambda: stored(broker), "it takes jobs again", 10)
@@ -852,8 +869,8 @@ def ready(broker: RabbitBroker) -> int:
     return counts.ready or 0
 
 
-def quiet(broker: RabbitBroker) -> bool:
-    assert claim(broker, limit=2) == []
+def quiet(broker: RabbitBroker, limit: int) -> bool:
+    assert claim(broker, limit=limit) == []
     return select.select([broker.bell()], [], [], 0)[0] == []
 
 

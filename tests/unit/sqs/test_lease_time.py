@@ -13,7 +13,7 @@ from dibs.message import Ack
 from dibs.testing.clock import ManualClock
 from dibs.testing.making import VISIBILITY_MS, claim_one, message, publish, settle
 from tests.servers.sqs import Server
-from tests.servers.sqs_faults import SILENT, Front
+from tests.servers.sqs_faults import LOST, SILENT, Front
 from tests.unit.sqs.conftest import Open
 from tests.worker.workers import until
 
@@ -82,6 +82,20 @@ def test_a_ready_made_client_repeats_nothing_after_the_end_of_a_lease(
     assert "the time was over before it could be sent again" in said.why
     assert list(front.seen) == ["DeleteMessageBatch"]
     assert settle(broker, lease, Ack()) == Stale()
+
+
+@pytest.mark.parametrize("mode", ["legacy", "standard", "adaptive"])
+def test_what_a_ready_made_client_repeats_is_not_taken_for_refused(
+    open_broker: Open, front: Front, server: Server, mode: str
+) -> None:
+    """The first try was stored, and its answer lost; what the second is told says nothing of it."""
+    del open_broker
+    broker = repeating(front, server, mode, ManualClock())
+    broker.declare(["photos"])
+    front.spoil("SendMessageBatch", LOST, "AccessDenied")
+    (said,) = broker.publish([message()])
+    assert isinstance(said, Unknown)
+    assert len(broker.claim(["photos"], 10).leases) == 1
 
 
 @pytest.mark.parametrize("mode", ["legacy", "standard", "adaptive"])

@@ -211,7 +211,7 @@ class RabbitBroker(contract.Broker):
         self._living(self._press)
         if inbox is not None:
             with self._call():
-                self._intake.give_back(inbox, self._clock.monotonic())
+                self._intake.tidy(inbox, self._clock.monotonic())
                 inbox.step()
         self._ring_for_more()
 

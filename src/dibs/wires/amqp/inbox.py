@@ -150,8 +150,8 @@ class Inbox(Wire):
 
         Sent is not what the channel keeps to itself, and a queue that does not answer is told of as
         one of no messages and no consumers. There the queue itself is asked, and once more for
-        what the channel sent it only then. What it gives lies here as what was delivered, and is no
-        more than what was settled: for that, there is room
+        what the channel sent it only then. What it gives lies here as what was delivered: mostly
+        there is room for it, where as many were settled
         (test_rule_10_many_acknowledgements_around_a_held_one_are_written_down).
         """
         for queue, name in names.items():

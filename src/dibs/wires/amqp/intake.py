@@ -45,6 +45,8 @@ class Intake:
         self._looked_at = -math.inf
         self._soonest = math.inf
         """When the first lease here runs out, or earlier."""
+        self._wants = False
+        """Whether the last claim was for anything."""
 
     def claim(self, queues: Sequence[str], limit: int, at: Moment, *, rung: bool) -> list[Lease]:
         """Grant up to `limit` messages, and have more delivered if they are to ring.
@@ -52,10 +54,13 @@ class Intake:
         Once something is granted, only its loss is raised: of a lease that lives the caller hears.
         """
         inbox = self._inbox()
+        self._wants = limit > 0
         leases: list[Lease] = []
         just_looked = self._heard == queues and at.now - self._looked_at < _LOOK_SECONDS
-        # Nobody listens to a queue that somebody deleted, until a look has made it again.
-        heard = just_looked and inbox.consumers.keys() >= set(queues)
+        # Nobody listens to a queue that somebody deleted, until a look has made it again; nor where
+        # as much is stuck as there is room for.
+        stuck = {queue for queue, tags in inbox.stuck.items() if tags}
+        heard = just_looked and (inbox.consumers.keys() | stuck) >= set(queues)
         try:
             if heard and inbox.buffered():
                 # Whoever was rung is answered at once: what comes later rings again.
@@ -77,6 +82,15 @@ class Intake:
             if not leases or inbox.why is not None:
                 raise
         return leases
+
+    def tidy(self, inbox: Inbox, now: float) -> None:
+        """Let others have what ran out, and what a queue gave that was asked what it has written.
+
+        A worker that stops wants nothing more, and that would wait for its exit.
+        """
+        self.give_back(inbox, now)
+        if not self._wants:
+            self.rest(inbox)
 
     def give_back(self, inbox: Inbox, now: float, queues: Sequence[str] | None = None) -> None:
         """Let others have the messages whose leases ran out."""

@@ -33,7 +33,7 @@ class _Current(threading.local):
 
     of: "Calls | None" = None
     before = inf
-    sent = False
+    attempts = 0
 
 
 _current = _Current()
@@ -47,10 +47,10 @@ def in_time(**_: object) -> None:
         NotAnswered: its time is over, but something was sent before.
     """
     if _current.of is not None and _current.of.now() >= _current.before:
-        if _current.sent:
+        if _current.attempts:
             raise NotAnswered("the time was over before it could be sent again")
         raise NotCalled("the time was over before it could be sent")
-    _current.sent = True
+    _current.attempts += 1
 
 
 IDLE_SECONDS = 10.0
@@ -120,11 +120,13 @@ class Calls:
     def _do(self, future: "Future[T]", call: Callable[[], T], before: float) -> None:
         if self.now() >= before:
             future.cancel()
-        _current.of, _current.before, _current.sent = self, before, False
+        _current.of, _current.before, _current.attempts = self, before, 0
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(call())
             except Exception as error:  # whatever it is, whoever asked is told
+                if _current.attempts > 1:  # the last says nothing of those before it
+                    error = NotAnswered(f"{type(error).__name__}: {error}")
                 future.set_exception(error)
 
 
