@@ -254,12 +254,12 @@ class Pump:
         Until the broker has heard of it, that has a lease which nobody renews.
         """
         try:
-            self._broker.claim(self._queues, 0)
+            claim = self._broker.claim(self._queues, 0)
         except BrokerError as exc:
             self._declines = True
             self._patience.failed(exc)
         else:
-            self._asks = self._declines = False
+            self._asks, self._declines = False, claim.still_asks
             self._patience.worked(self._clock.monotonic())
 
     def _is_empty(self, claim: Claim) -> bool:

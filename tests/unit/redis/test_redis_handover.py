@@ -5,12 +5,13 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any, NoReturn
 
 import pytest
 
 from dibs.brokers.contract import APPLIED, STALE, Duplicate, Gone
 from dibs.brokers.redis import RedisBroker
-from dibs.errors import PublishUnknown
+from dibs.errors import BrokerUnavailable, PublishUnknown
 from dibs.message import Ack, Lease, Message, Release
 from dibs.testing import ManualClock
 from dibs.testing.making import (
@@ -25,7 +26,7 @@ from dibs.testing.making import (
 )
 from dibs.testing.proxy import Proxy
 from dibs.wires.resp.address import address_of
-from dibs.wires.resp.bell import NONE
+from dibs.wires.resp.link import NoAnswer
 from tests.servers.redis import RedisServer
 from tests.worker.workers import until
 
@@ -61,8 +62,8 @@ class Place:
 
     def silence(self, broker: RedisBroker) -> None:
         """End the connection of a bell, and wait until the server has noticed."""
-        broker._bell.take_down()
         channel = f"{self.prefix}:bell:{broker._bell._waiter}"
+        broker._bell.take_down()
         until(lambda: not dict(self.client.pubsub_numsub(channel))[channel.encode()], "it is gone")
 
     def deafen(self, broker: RedisBroker, proxy: Proxy) -> None:
@@ -84,9 +85,9 @@ class Place:
         """Count who may be handed a message."""
         return int(self.client.hlen(f"{self.prefix}:idle"))
 
-    def notes(self) -> int:
-        """Count who was told of a lease since its last claim."""
-        return int(self.client.hlen(f"{self.prefix}:handed"))
+    def notes(self) -> list[int]:
+        """Return for how many ms each note is kept of who was told of what."""
+        return [self.client.pttl(key) for key in self.client.scan_iter(f"{self.prefix}:handed:*")]
 
     def scripts_of(self, call: Callable[[], object]) -> int:
         """Count the scripts that the server runs."""
@@ -399,7 +400,7 @@ def test_a_ring_says_that_nothing_will_be_handed_over(place: Place) -> None:
     publish(publisher, *messages(2))
     assert rung(waiter)
     assert waiter.results([]) == []
-    assert waiter._bell.wish == NONE
+    assert not waiter._bell.is_idle
 
 
 def test_what_is_handed_over_beyond_the_room_is_no_reason_to_be_rung(place: Place) -> None:
@@ -616,16 +617,76 @@ def test_a_bell_of_a_user_that_may_not_ask_is_heard_all_the_same(
     place.client.acl_deluser("shy")
 
 
-def test_a_note_of_what_was_told_is_gone_with_the_next_claim_or_with_the_waiter(
+def test_a_note_of_what_was_told_is_gone_with_the_next_claim_or_with_the_lease(
     place: Place,
 ) -> None:
-    publisher, waiter, other = place.open(), place.waiting(), place.waiting("videos")
-    publish(publisher, message())
-    publish(publisher, message("videos"))
-    assert place.notes() == 2
+    publisher, waiter = place.open(), place.waiting()
+    publish(publisher, message(visibility_timeout_ms=20_000))
+    (kept_ms,) = place.notes()
+    assert 0 < kept_ms <= 20_000
     assert len(claim(waiter, limit=5)) == 1
     assert claim(waiter, limit=5) == []
-    assert place.notes() == 1
-    place.silence(other)
-    publish(publisher, message("videos"))
-    assert place.notes() == 0
+    assert place.notes() == []
+
+
+def losing_its_answer(waiter: RedisBroker, *queues: str, runs: bool) -> tuple[Any, ...]:
+    """Make a claim of which no answer comes, whether it `runs` or not; return what was asked."""
+    asked: list[Any] = []
+    run = waiter._link.run
+
+    def lose(*script: Any) -> NoReturn:
+        asked.extend(script)
+        if runs:
+            run(*script)
+        raise NoAnswer("lost")
+
+    waiter._link.run = lose
+    with pytest.raises(BrokerUnavailable):
+        waiter.claim(queues, 5)
+    waiter._link.run = run
+    return tuple(asked)
+
+
+def test_what_was_heard_is_not_given_back_by_a_claim_that_comes_late(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    """It left when a bell was dead, and was stuck on its way for as long as that."""
+    publisher, waiter = place.open(), place.waiting(url=running.url(proxy.port))
+    place.deafen(waiter, proxy)
+    publish(publisher, message())
+    assert waiter.claim(["photos"], 5).leases == []
+    late = losing_its_answer(waiter, "photos", runs=False)
+    assert settle(waiter, claim_one(waiter), Ack()) == APPLIED
+    assert claim(waiter, limit=5) == []
+    publish(publisher, message())
+    assert rung(waiter)
+    running_now = claim_one(waiter)
+    assert publisher._link.run(*late)[3] == []
+    assert settle(waiter, running_now, Ack()) == APPLIED
+
+
+def test_what_is_told_to_the_new_bell_is_not_given_back_with_what_the_old_one_missed(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    """The claim that asked for that was answered by nothing, and is made again."""
+    waiter = place.waiting("photos", "videos", url=running.url(proxy.port))
+    publisher = place.open()
+    place.deafen(waiter, proxy)
+    publish(publisher, message())
+    assert claim(waiter, "videos", limit=5) == []
+    losing_its_answer(waiter, "videos", runs=True)
+    waiter._bell.hear()
+    (new,) = publish(publisher, message("videos"))
+    leases = [lease for _ in range(3) for lease in claim(waiter, "videos", limit=5)]
+    assert [(lease.message, lease.fence) for lease in leases] == [(new, 1)]
+    assert settle(waiter, leases[0], Ack()) == APPLIED
+
+
+def test_closing_gives_back_what_was_told_to_a_bell_that_died_without_a_sign(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    publisher, waiter = place.open(), place.waiting(url=running.url(proxy.port))
+    place.deafen(waiter, proxy)
+    publish(publisher, message())
+    waiter.close()
+    assert claim_one(publisher).lost == 0

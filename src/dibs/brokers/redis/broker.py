@@ -29,7 +29,7 @@ from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, PublishUn
 from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Result, Settlement
 from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, namespace_of
-from dibs.wires.resp.bell import TAKEN, Bell
+from dibs.wires.resp.bell import Bell
 from dibs.wires.resp.link import Link, NoAnswer, scripts_in
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
@@ -118,13 +118,13 @@ class RedisBroker(contract.Broker):
         start, sent = self._turn % max(1, len(names)), self._clock.boot_ms()
         self._turn += 1
         turned = *names[start:], *names[:start]
-        found = self._claimed(limit, waiter, self._bell.wish, *turned)
+        found = self._claimed(limit, waiter, int(self._bell.is_idle), self._bell.lost, *turned)
         more, now, next_ms, granted, states, wish = found
         self._ahead_ms = now - sent
         self._bell.asked(wish)
         leases = leases_of(now, granted, states)
         self._link.limit.bear(leases)
-        more = more or self._bell.wish == TAKEN  # the next claim gets what was told to a dead bell
+        more = more or self._bell.lost  # the next claim gets what was told to a dead bell
         return contract.Claim(leases, 0 if more else None if next_ms < 0 else next_ms / 1_000)
 
     def _claimed(self, *asked: Any) -> Any:
@@ -208,9 +208,10 @@ class RedisBroker(contract.Broker):
 
     def close(self) -> None:
         """Close the connections; who rings this one finds nobody there, and rings the next."""
-        if self._bell.wish or self._bell.handed:
-            with contextlib.suppress(BrokerError):
-                self.claim((), 0)
+        for _ in range(2):  # the first may learn that its bell is dead
+            if self._bell.is_idle or self._bell.handed or self._bell.lost:
+                with contextlib.suppress(BrokerError):
+                    self.claim((), 0)
         self._bell.close()
         self._link.close()
 

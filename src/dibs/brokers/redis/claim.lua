@@ -3,8 +3,8 @@
 --
 -- ARGV: 1 to grant although more than fits a script has fallen due, which may come first; the limit;
 --   who is to be rung for what comes next, or ''; 1 if that one knows of nobody who has taken its wish
---   to be handed a message, 2 if somebody has and its bell did not say who, else 0; and the queues, in
---   turn.
+--   to be handed a message, else 0; its name of before, on which it hears nothing any more and heard
+--   nothing of its wish, or ''; and the queues, in turn.
 -- Returns: 1 if something is left over that should be asked for at once, else 0; the moment of the
 --   clock; in how many milliseconds time changes something, or -1; the messages granted; for each
 --   that came back before: its number among them, from 0, and its state as granted; and 1 if it may
@@ -119,20 +119,23 @@ local function wish(queues)
   return told and TOLD or idle and MAY or 0
 end
 
--- Give back what this waiter was told of and has not heard, uncounted: it waits for nobody. What it
--- has heard is its own.
-local function give_back()
-  local handed = ARGV[4] ~= '1' and call('HGET', HANDED, waiter) -- with 1, it may still hear
+-- Give back what a name was told of that nobody hears any more, uncounted: it waits for nobody.
+local function give_back(lost)
+  call('HDEL', IDLE, lost)
+  for i = 6, #ARGV do
+    call('ZREM', WAITING .. ARGV[i], lost)
+  end
+  local handed = call('GET', HANDED .. lost)
   if not handed then
     return
   end
-  call('HDEL', HANDED, waiter)
+  call('DEL', HANDED .. lost)
   local lease, queue = string.sub(handed, 1, 28), string.sub(handed, 29)
-  if ARGV[4] == '2' and call('ZREM', HELD .. queue, lease) == 1 then
+  if call('ZREM', HELD .. queue, lease) == 1 then
     local id, place = string.sub(lease, 1, 16), struct.unpack('>I8', lease, PLACE)
     keep_state(id, { 1, 0, 0, 0, now, 0 })
     call('ZADD', READY .. queue, place, id)
-    call('ZREM', WAITING .. queue, waiter) -- it asks now, if it still claims from there
+    call('ZREM', WAITING .. queue, waiter, lost) -- it asks now, if it still claims from there
     ring(queue)
   end
 end
@@ -141,11 +144,14 @@ local more_is_due = sweep()
 if more_is_due and not although then
   return { 1, now, 0, granted, states, 0 }
 end
-if waiter ~= '' then
-  give_back()
+if ARGV[4] ~= '1' and waiter ~= '' then
+  call('DEL', HANDED .. waiter) -- it has heard that
+end
+if ARGV[5] ~= '' then
+  give_back(ARGV[5])
 end
 local queues, ready = {}, {}
-for i = 5, #ARGV do
+for i = 6, #ARGV do
   local queue = ARGV[i]
   queues[#queues + 1] = queue
   local paused = call('SISMEMBER', PAUSED, queue) == 1

@@ -18,7 +18,8 @@
 --   result:ID      string until when it is kept, then the result; the server drops it by itself
 --   waiting:Q      zset   since when -> whose bell is to be rung for the queue
 --   idle           hash   who has found nothing, and may be handed a message -> its queues
---   handed         hash   whose bell was told of a lease, until its next claim -> the lease, and its queue
+--   handed:W       string the lease that the waiter W was told of, and its queue, until it has heard that,
+--                  or the lease runs out
 --   awaited        hash   id -> whose bells are to be rung when it ends, one after the other
 --   bell:W         channel on which the waiter W is rung: '' to look, '!' to look when it was in `idle`
 --                  and is no more, or the moment and the message that is leased to it, instead
@@ -33,10 +34,10 @@ local ns = KEYS[1]
 local MESSAGES, STATES, ATTEMPTS = ns .. 'messages', ns .. 'states', ns .. 'attempts'
 local TAKEN, KEYED = ns .. 'keys', ns .. 'keyed'
 local NEXT, QUEUES, PAUSED, COUNTER = ns .. 'next', ns .. 'queues', ns .. 'paused', ns .. 'counter'
-local DEAD, AWAITED, IDLE, HANDED = ns .. 'dead', ns .. 'awaited', ns .. 'idle', ns .. 'handed'
+local DEAD, AWAITED, IDLE = ns .. 'dead', ns .. 'awaited', ns .. 'idle'
 -- And what each queue, message or waiter has:
 local READY, SCHEDULED, HELD = ns .. 'ready:', ns .. 'scheduled:', ns .. 'held:'
-local DEAD_OF, WAITING = ns .. 'dead:', ns .. 'waiting:'
+local DEAD_OF, WAITING, HANDED = ns .. 'dead:', ns .. 'waiting:', ns .. 'handed:'
 local RESULT, BELL = ns .. 'result:', ns .. 'bell:'
 
 local MOST_SWEPT = 1000 -- moved by time in one script: some 2 ms, for which everybody waits
@@ -101,7 +102,6 @@ local function ring(queue)
     if heard > 0 then
       return
     end
-    call('HDEL', HANDED, waiter)
   end
 end
 

@@ -52,7 +52,7 @@ end
 
 -- Tell one that has found nothing of its lease, and note that; say whether one is told. It is rung
 -- from now on, if it has more room; who is not there any more is forgotten.
-local function tell(queue, waiter, message, lease)
+local function tell(queue, waiter, message, lease, visibility)
   while waiter do
     local heard = rung(waiter, struct.pack('>I6', now) .. message)
     if not heard then
@@ -61,7 +61,7 @@ local function tell(queue, waiter, message, lease)
     call('HDEL', IDLE, waiter)
     if heard > 0 then
       call('ZADD', WAITING .. queue, 'XX', now, waiter)
-      call('HSET', HANDED, waiter, lease .. queue)
+      call('SET', HANDED .. waiter, lease .. queue, 'PX', visibility)
       return true
     end
     call('ZREM', WAITING .. queue, waiter)
@@ -81,7 +81,7 @@ local function hand_over(queue, place, visibility)
   local lease, expiry = lease_of(id, place, 1), now + visibility
   call('ZADD', HELD .. queue, expiry, lease)
   plan(queue, expiry)
-  if tell(queue, waiter, message, lease) then
+  if tell(queue, waiter, message, lease, visibility) then
     return true
   end
   call('ZREM', HELD .. queue, lease)

@@ -9,6 +9,7 @@ A channel and not a blocking read: the server tells whoever rings how many heard
 that is gone costs nobody a ring, and there is nothing to ask for anew after each.
 """
 
+import itertools
 import math
 import selectors
 import socket
@@ -20,9 +21,8 @@ from dibs.wires.resp.link import Link
 
 LOOK, LOOK_INSTEAD = b"", b"!"
 """What rings say: look; look, for nothing will be handed over now. Anything else is handed over."""
-NONE, STANDS, TAKEN = 0, 1, 2
-"""What a claim says of the wish to be handed a message. If it is taken, the bell says by whom. And
-what a waiter says of it to the next claim: taken is one of which the bell said nothing."""
+STANDS, TAKEN = 1, 2
+"""What a claim says of the wish to be handed a message. If it is taken, the bell says by whom."""
 RING_SECONDS = 0.1
 """How long is waited for what was said on the bell before an answer that came past it."""
 QUIET_SECONDS = 10.0
@@ -33,17 +33,26 @@ ANSWER_SECONDS = 2.0
 
 
 class Bell:
-    """Rung by the scripts, through `bell:` and the name of the waiter."""
+    """Rung by the scripts, through `bell:` and the name of the waiter, which begins with `waiter`.
+
+    A bell that is let go of while its wish stands has said nothing of who took that, and never
+    will. The waiter has another name from then on, and the next claim says the one of before: what
+    was told to that is given back. Of a name that is still in use, a claim that comes late would
+    take away what was heard (test_what_was_heard_is_not_given_back_by_a_claim_that_comes_late).
+    """
 
     def __init__(self, link: Link, waiter: str, clock: Clock) -> None:
         self._link = link
-        self._waiter = waiter
+        self._names = map(f"{waiter}.{{}}".format, itertools.count())
+        self._waiter = next(self._names)
         self._clock = clock
         self._heard_at = self._checked_at = -math.inf
         self._selector: selectors.DefaultSelector | None = None
         self._stream: socket.socket | None = None
-        self.wish = NONE
+        self.is_idle = False
         """Whether a message may be handed over. Whoever takes that wish away says so here, once."""
+        self.lost = ""
+        """The name of before, until a claim that said it is answered."""
         self.handed: list[bytes] = []
         """What was handed over, and is not taken yet."""
 
@@ -85,13 +94,13 @@ class Bell:
 
         If the bell does not say by whom it was taken, it is dead without a sign, and let go of.
         """
+        self.lost = ""
         if wish == TAKEN and self._selector is not None:
-            while self.wish == STANDS and self._selector.select(RING_SECONDS) and self._heard():
+            while self.is_idle and self._selector.select(RING_SECONDS) and self._heard():
                 pass
-            if self.wish == STANDS:
+            if self.is_idle:
                 self.take_down()
-            wish = TAKEN if self.wish == STANDS else NONE
-        self.wish = wish
+        self.is_idle = wish == STANDS
 
     def check(self) -> None:
         """Ask whether anybody is there, after a silence; let go of the one that did not answer."""
@@ -115,6 +124,9 @@ class Bell:
             self._selector.unregister(self._stream)
             self._stream = None
         self._link.close()
+        if self.is_idle:
+            self.is_idle = False
+            self.lost, self._waiter = self._waiter, next(self._names)
 
     def close(self) -> None:
         """Give up the descriptor."""
@@ -131,8 +143,7 @@ class Bell:
                 if not isinstance(push, list) or push[0] != b"message":
                     continue  # an answer: to `check`, if only that it is not allowed
                 said = push[2]
-                if said != LOOK:
-                    self.wish = NONE
+                self.is_idle = self.is_idle and said == LOOK
                 if said not in (LOOK, LOOK_INSTEAD):
                     self.handed.append(said)
         except (OSError, hiredis.ProtocolError):
