@@ -1,6 +1,7 @@
 """Looking up a host's name ends in time, in addresses or in an OSError."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from threading import Event
@@ -25,9 +26,31 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     over.set()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "fe80::1%1"])
 def test_an_address_is_its_own(host: str) -> None:
-    assert addresses(host, 5432, 5) == [host]
+    """No resolver is asked."""
+    assert addresses(host, 5432, 0.1) == [host]
+
+
+def test_an_address_of_one_network_says_of_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it nobody can connect to it, and two networks may have the same."""
+    real, found = socket.getaddrinfo, ["fe80::1%1", "fe80::1%2"]
+
+    def near(_: str, *rest: Any, **named: Any) -> list[Any]:
+        return [one for host in found for one in real(host, *rest, **named)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", near)
+    assert addresses("printer.local", 5432, 5) == found
+
+
+def test_where_no_thread_can_begin_a_name_is_looked_up_all_the_same() -> None:
+    """As an interpreter ends that still has something to give back; here, for want of memory."""
+    before = threading.stack_size(1 << 47)
+    try:
+        assert "127.0.0.1" in addresses("localhost", 5432, 5)
+    finally:
+        threading.stack_size(before)
 
 
 def test_a_name_has_each_of_its_addresses_once_and_in_order(

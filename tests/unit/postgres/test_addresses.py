@@ -81,3 +81,19 @@ def test_a_service_says_where_its_port_is(
     parameters = address(f"postgresql://{AT}/?service=shop").parameters
     with dial(parameters, SystemClock(), 2) as connection:
         assert connection.info.port == port
+
+
+@pytest.mark.parametrize("where", ["url", "environment", "service"])
+def test_a_random_order_of_addresses_is_left_to_libpq(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It looks the name up itself: ours would be tried in the resolver's order."""
+    file = tmp_path / "services"
+    file.write_text("[shop]\nload_balance_hosts=random\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    options = {"url": "load_balance_hosts=random", "service": "service=shop"}.get(where, "")
+    if where == "environment":
+        monkeypatch.setenv("PGLOADBALANCEHOSTS", "random")
+    parameters = address(f"postgresql://dibs@{AT}:{port}/postgres?{options}").parameters
+    with dial(parameters, SystemClock(), 2) as connection:
+        assert "hostaddr" not in connection.info.get_parameters()

@@ -152,6 +152,24 @@ def test_rule_13_leases_that_ran_out_are_renewed_though_one_is_being_granted(
     assert broker.extend(leases) == [Unknown(), Held(30.0), Held(30.0)]
 
 
+@pytest.mark.parametrize("where", ["lease", "ready"])
+def test_rule_13_the_other_leases_are_renewed_though_hundreds_are_locked(
+    opened: Open, sql: Sql, where: str
+) -> None:
+    """They are not waited for one by one, whether they ran out or not."""
+    broker = opened()
+    publish(broker, *messages(1_000))
+    leases = broker.claim(["photos"], 1_000).leases
+    if where == "ready":
+        sql.execute("UPDATE lease SET expiry_ms = 0; UPDATE upkeep SET next_ms = 0")
+        sql.execute("SELECT tidy(now_ms())")
+    with sql.transaction():
+        sql.execute(f"SELECT FROM {where} ORDER BY seq LIMIT 800 FOR UPDATE".encode())
+        started = time.monotonic()
+        assert broker.extend(leases) == [Unknown()] * 800 + [Held(30.0)] * 200
+        assert time.monotonic() - started < 2
+
+
 def test_rule_04_what_was_answered_before_its_commit_is_not_granted(opened: Open, sql: Sql) -> None:
     """It leaves the server with a warning, and no commit may follow."""
     broker = opened()
@@ -233,6 +251,39 @@ def test_whoever_asks_whether_another_is_dead_is_taken_for_nobody_alive(
     for thread in threads:
         thread.join(30)
     assert answers == [(0,)] * 3
+
+
+def test_whoever_is_cancelled_as_he_asks_whether_another_is_dead_keeps_no_lock(
+    opened: Open, url: str, sql: Sql
+) -> None:
+    """His connection lives on in a pool, and its locks with it."""
+    opened()
+    plain, _, schema = url.partition("&schema=")
+    # Found before the real one: the second lock takes a minute.
+    sql.execute(
+        "CREATE FUNCTION hashtextextended(of text, seed bigint) RETURNS bigint LANGUAGE sql AS"
+        " 'SELECT pg_catalog.hashtextextended(of, seed) FROM pg_sleep(60 * (seed = 0)::integer)'"
+    )
+    with psycopg.connect(plain) as connection:
+        connection.execute(f"SET search_path = {schema}, pg_catalog; SET statement_timeout = 300")
+        connection.commit()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute("SELECT is_dead('nobody')")
+        connection.rollback()
+        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
+        assert sql.execute(locks, (connection.info.backend_pid,)).fetchone() == (0,)
+
+
+def test_a_claim_waits_for_nobody_who_asks_whether_another_is_dead(opened: Open, sql: Sql) -> None:
+    """Who cannot ask takes him for alive."""
+    broker, waiter = opened(), waiting(opened())
+    sql.execute("SELECT pg_advisory_lock(hashtextextended(channel, 1)) FROM waiter")
+    sql.execute("UPDATE upkeep SET next_ms = 0")
+    started = time.monotonic()
+    assert claim(broker) == []
+    assert time.monotonic() - started < 1.5
+    mine = publish(broker, message())
+    assert ids(claim(waiter, limit=10)) == ids(mine)
 
 
 def test_the_server_looks_after_a_client_who_says_nothing(binaries: Path) -> None:

@@ -41,8 +41,8 @@ _SETTINGS = {
 _OPTIONS = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
 _CHECK = b"""
 SELECT current_setting('dibs.settings', true),
-  CASE current_setting('transaction_timeout', true)
-  WHEN '0' THEN set_config('transaction_timeout', '10s', false) END
+  (SELECT set_config(name, '10s', false) FROM pg_settings
+  WHERE name = 'transaction_timeout' AND setting = '0' AND source = 'default')
 """
 """An older server does not know that time-out, and would refuse a connection that asks for it."""
 _DEFAULTS = {
@@ -127,7 +127,12 @@ def dial(parameters: dict[str, Any], clock: Clock, seconds: float) -> Connection
     Raises:
         psycopg.OperationalError: nobody answers, or all say no.
     """
-    return _first(_each_host(parameters), _dial_host, clock, seconds)
+    defaults = {of.keyword.decode(): of.val for of in pq.Conninfo.get_defaults()}
+    known = {name: value.decode() for name, value in defaults.items() if value} | parameters
+    if "service" in parameters or known.get("load_balance_hosts") == "random":
+        # What a service says, libpq alone reads, and of a random order its addresses are a part.
+        return _first([parameters], _dial_one, clock, seconds)
+    return _first(_each_host(parameters, known), _dial_host, clock, seconds)
 
 
 def _first(ways: Sequence[Way], dial: Dial, clock: Clock, seconds: float) -> Connection[Any]:
@@ -144,18 +149,14 @@ def _first(ways: Sequence[Way], dial: Dial, clock: Clock, seconds: float) -> Con
     raise OperationalError("; ".join(failed))
 
 
-def _each_host(parameters: Way) -> list[Way]:
-    """Return the parameters for each of the hosts that they name, in their order."""
-    known = parameters
-    if "service" not in parameters:  # what it says, libpq alone reads, and it precedes these
-        defaults = {of.keyword.decode(): of.val for of in pq.Conninfo.get_defaults()}
-        known = {name: value.decode() for name, value in defaults.items() if value} | parameters
+def _each_host(parameters: Way, known: Way) -> list[Way]:
+    """Return the parameters for each of the hosts that are known, in their order."""
     lists = {name: str(known[name]).split(",") for name in _LISTS if name in known}
     count = max(map(len, lists.values()), default=0)
     if len(lists.get("port", ())) == 1:
         lists["port"] *= count
-    if known.get("load_balance_hosts") == "random" or {*map(len, lists.values())} != {count}:
-        return [parameters]  # its order is libpq's affair, and so is what it cannot mean
+    if {*map(len, lists.values())} != {count}:
+        return [parameters]  # what that cannot mean, libpq says
     return [
         parameters | dict(zip(lists, one, strict=True)) for one in zip(*lists.values(), strict=True)
     ]

@@ -140,19 +140,18 @@ BEGIN
 END $$;
 
 -- Whether nobody listens at a channel any more: who does holds an advisory lock for as long as it lives.
--- The lock is given back at once, for the transaction may be a caller's. One asks at a time (the lock with
--- the seed 1): whoever meets another who asks would take him for the one who listens.
-CREATE FUNCTION is_dead(channel text) RETURNS boolean LANGUAGE plpgsql VOLATILE
+-- One asks at a time (the lock with the seed 1): whoever meets another who asks would take him for the one who
+-- listens. Who cannot ask in time answers no. Both locks are given back at once, for the transaction may be a
+-- caller's: by the error with which the block ends, as by any other that ends it (a cancellation, too).
+CREATE FUNCTION is_dead(channel text) RETURNS boolean LANGUAGE plpgsql VOLATILE SET lock_timeout = '200ms'
 AS $$
 DECLARE
-  mine boolean;
+  mine boolean := false;
 BEGIN
-  PERFORM pg_advisory_lock(hashtextextended(channel, 1));
-  mine := pg_try_advisory_lock(hashtextextended(channel, 0));
-  IF mine THEN
-    PERFORM pg_advisory_unlock(hashtextextended(channel, 0));
-  END IF;
-  PERFORM pg_advisory_unlock(hashtextextended(channel, 1));
+  PERFORM pg_advisory_xact_lock(hashtextextended(channel, 1));
+  mine := pg_try_advisory_xact_lock(hashtextextended(channel, 0));
+  RAISE lock_not_available;
+EXCEPTION WHEN lock_not_available THEN
   RETURN mine;
 END $$;
 

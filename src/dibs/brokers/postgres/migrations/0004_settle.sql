@@ -151,8 +151,8 @@ END $$;
 
 -- extend: renews leases by `leases` ms, also those that ran out and were not granted again. Answers a row
 -- for each that is held: its place in the arrays, and for how many ms it is; null if another transaction holds
--- its row, so that nobody knows. That one is not waited for: it may have been cut off, and all the others would
--- run out.
+-- its row, so that nobody knows. That one is waited for a moment, and all of them together for a fifth of a
+-- second: it may have been cut off, and all the others would run out.
 CREATE FUNCTION extend(ids uuid[], seqs bigint[], fences integer[], leases bigint[])
 RETURNS TABLE(place bigint, held bigint)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -161,6 +161,7 @@ SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off S
 AS $$
 DECLARE
   now constant bigint := now_ms();
+  patience constant timestamptz := clock_timestamp() + interval '200 ms';
   renewed bigint[];
   left_ms bigint[];
   each record;
@@ -179,7 +180,7 @@ BEGIN
       SELECT * FROM unnest(ids, seqs, fences, leases) WITH ORDINALITY t(id, seq, fence, lease, at)
       WHERE renewed IS NULL OR t.at <> ALL(renewed)
     LOOP
-      held := renew(each.id, each.seq, each.fence, each.lease, now);
+      held := renew(each.id, each.seq, each.fence, each.lease, now, clock_timestamp() < patience);
       IF held IS DISTINCT FROM 0 THEN
         place := each.at;
         RETURN NEXT;
@@ -189,11 +190,16 @@ BEGIN
 END $$;
 
 -- Renews a lease that ran out. Answers for how many ms, 0 if it is over, null if another transaction holds its
--- row for more than a moment.
-CREATE FUNCTION renew(of uuid, at bigint, held integer, lasts bigint, now bigint) RETURNS bigint
+-- row for more than a moment; where nobody `waits`, at all.
+CREATE FUNCTION renew(of uuid, at bigint, held integer, lasts bigint, now bigint, waits boolean) RETURNS bigint
 LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '10ms'
 AS $$
 BEGIN
+  IF NOT waits THEN
+    PERFORM FROM lease l WHERE l.id = of AND l.seq = at AND l.fence = held FOR UPDATE NOWAIT;
+    PERFORM FROM message m JOIN ready r ON r.queue = m.queue AND NOT r.fresh AND r.rank = 9 - m.priority
+      AND r.seq = at AND r.overdue = held WHERE m.id = of AND m.seq = at FOR UPDATE OF r NOWAIT;
+  END IF;
   -- 'applied': another call renewed it since it was looked for.
   IF take(of, at, held, now) NOT IN ('applied', 'late') THEN
     RETURN 0;
