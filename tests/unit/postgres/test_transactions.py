@@ -122,7 +122,8 @@ def test_an_open_transaction_holds_up_nobody_who_uses_its_new_queue(
 def test_a_transaction_that_began_before_its_new_queue_is_tried_again(
     server: Server, opened: Open, level: str
 ) -> None:
-    app, broker = App(url := server.new_database()), opened(at=url)
+    url = server.url(server.new_database())
+    app, broker = App(url), opened(at=url)
     task = app.task(queue="photos")(ship)
     with psycopg.connect(url) as connection:
         for tries in range(2):
