@@ -158,7 +158,7 @@ def test_what_another_call_renewed_since_it_was_looked_for_stays_held(place: Pla
     lease = claim_one(broker)
     which = (lease.message.id.hex(), lease.receipt, lease.fence)
     with place.sql() as sql:
-        renewed = sql.execute("SELECT renew(%s, %s, %s, 30000, now_ms())", which).fetchone()
+        renewed = sql.execute("SELECT renew(%s, %s, %s, 30000, now_ms(), true)", which).fetchone()
         assert renewed == (30_000,)
         sql.commit()
     assert settle(broker, lease, Ack()) == Applied()

@@ -6,7 +6,7 @@ nobody is there; until then it must be in nobody's way.
 
 import os
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
@@ -296,3 +296,27 @@ def test_the_server_looks_after_a_client_who_says_nothing(binaries: Path) -> Non
             names = ("keepalives_idle", "keepalives_interval", "keepalives_count", "user_timeout")
             shown = broker._session.execute(*(f"SHOW tcp_{name}" for name in names))
             assert [row for ((row,),) in shown] == ["10", "3", "3", "5000"]
+
+
+def test_a_connection_that_ends_as_it_begins_is_trouble_and_no_end_of_a_worker(
+    opened: Open, sql: Sql
+) -> None:
+    """The server hung up after it had let us in, and before anything was asked."""
+    broker = opened()
+    assert isinstance(broker, PostgresBroker)
+    session = broker._session
+    session.close()
+    connect = session._connect
+
+    def ending(seconds: float) -> Any:
+        connection = connect(seconds)
+        sql.execute("SELECT pg_terminate_backend(%s)", (connection.pgconn.backend_pid,))
+        with suppress(psycopg.Error):
+            until(connection.pgconn.consume_input, "its end is read")
+        return connection
+
+    session._connect = ending
+    with pytest.raises(BrokerUnavailable):
+        claim(broker)
+    session._connect = connect
+    assert claim(broker) == []

@@ -152,7 +152,7 @@ def test_b12_opening_and_closing_again_and_again_leaves_nothing_behind(
         settle(broker, lease, Ack())
         broker.close()
 
-    leaves_nothing(once)
+    leaves_nothing(once, 200)  # each takes six requests
     until(lambda: our_threads() <= threads, "threads are left")
 
 

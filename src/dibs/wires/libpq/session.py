@@ -179,11 +179,19 @@ class Session:
         if self._held is not None and _is_lost(self._held.pgconn):
             self.close()  # nothing was sent, so nothing is unknown: it is made anew
         if self._held is None:
-            held = reached(self._connect, self._deadline - self._clock.monotonic(), self.shown)
-            held.pgconn.nonblocking = 1
-            held.pgconn.enter_pipeline_mode()
-            self._held = held
+            seconds = self._deadline - self._clock.monotonic()
+            self._held = reached(self._pipelined, seconds, self.shown)
         return self._held.pgconn
+
+    def _pipelined(self, seconds: float) -> Connection[Any]:
+        connection = self._connect(seconds)
+        try:  # it may have ended just now
+            connection.pgconn.nonblocking = 1
+            connection.pgconn.enter_pipeline_mode()
+        except Error:
+            connection.close()
+            raise
+        return connection
 
     def _run(self, transactions: Sequence[Sequence[Call]]) -> list[list[Row]]:
         """Run three transactions, of which the second counts."""
