@@ -133,7 +133,8 @@ def test_b12_losing_the_connection_again_and_again_leaves_nothing_behind(
         assert broker.claim(["photos"], 1).leases == []
 
     leaves_nothing(once, 200)  # each takes some requests, on connections of a pool
-    assert our_threads() <= THREADS
+    # Those of other tests' brokers go by themselves.
+    until(lambda: our_threads() <= THREADS, "there are no more threads than calls at once")
 
 
 def test_b12_opening_and_closing_again_and_again_leaves_nothing_behind(

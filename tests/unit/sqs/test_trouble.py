@@ -432,6 +432,17 @@ def test_b17_what_cannot_be_settled_as_its_queue_was_deleted_holds_up_nothing_el
     assert broker.settle([dead, Settlement(second, Ack())]) == [Applied()] * 2
 
 
+@pytest.mark.parametrize("asked", ["GetQueueUrl", "ListQueueTags"])
+def test_a_right_that_is_lacking_is_refused_whatever_was_asked_before_it(
+    open_broker: Open, front: Front, asked: str
+) -> None:
+    """The first look at a queue is several requests, and none of them is a repetition."""
+    open_broker().declare(["photos"])
+    front.spoil(asked, "AccessDenied")
+    with pytest.raises(BrokerRefused, match="give it the rights"):
+        open_broker(front.endpoint).claim(["photos"], 10)
+
+
 def test_b17_a_queue_that_was_deleted_is_in_no_other_queues_way(
     open_broker: Open, front: Front
 ) -> None:

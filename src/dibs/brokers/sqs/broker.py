@@ -237,8 +237,8 @@ class SqsBroker(contract.Broker):
         message, (name, handle) = lease.message, place_of(lease.message.queue, hold.key)
         places = self._queues.places((name, message.queue + LONG), until)
         past = wire.Past(lease.fence - 1, lease.failures, lease.crashes, lease.lost, hold.attempts)
-        away, before = places[message.queue + LONG], hold.until
-        copy = copy_of(away, message, past, 0, before, fresh_ms=FRESH_MS)
+        away = places[message.queue + LONG]
+        copy = copy_of(away, message, past, 0, hold.until, fresh_ms=FRESH_MS)
         seconds = whole_seconds(message.visibility_timeout_ms)
         hold.sent, key = self._carrier.met(copy, hold.sent, seconds, until)
         if key is not None:

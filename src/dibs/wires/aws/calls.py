@@ -29,7 +29,10 @@ class NotAnswered(Exception):
 
 
 class _Current(threading.local):
-    """The call that a thread makes; one that makes none of ours may send when it likes."""
+    """The call that a thread makes; one that makes none of ours may send when it likes.
+
+    A call may be several requests, and `attempts` are those of the last one.
+    """
 
     of: "Calls | None" = None
     before = inf
@@ -39,8 +42,13 @@ class _Current(threading.local):
 _current = _Current()
 
 
+def begins(**_: object) -> None:
+    """Note that a request of this thread's call begins, whatever attempts it will take."""
+    _current.attempts = 0
+
+
 def in_time(**_: object) -> None:
-    """Let an attempt of this thread's call go out: a client may make several of one call.
+    """Let an attempt of this thread's request go out: a client may make several of one.
 
     Raises:
         NotCalled: its time is over, and nothing of it was sent.

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from dibs.errors import BrokerError, BrokerRefused, BrokerUnavailable, UrlError
 from dibs.spelling import did_you_mean
-from dibs.wires.aws.calls import NotAnswered, NotCalled, in_time
+from dibs.wires.aws.calls import NotAnswered, NotCalled, begins, in_time
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -110,6 +110,7 @@ def taken(client: "SQSClient", address: Address) -> "SQSClient":
     """
     if _USER.search(client.meta.endpoint_url):
         raise BrokerRefused(f"{address}: the endpoint of boto3 must have no user: {_KEYS}")
+    client.meta.events.register("before-call.sqs", begins, unique_id="dibs-begins")
     client.meta.events.register("before-send.sqs", in_time, unique_id="dibs-in-time")
     return client
 
