@@ -182,7 +182,7 @@ class RabbitBroker(contract.Broker):
         if inbox is None:
             return [contract.Lost() for _ in leases]
         with self._call():
-            inbox.ask("basic_qos", prefetch_count=1)
+            inbox.prove()
         self._ring_for_more()
         return [self._extended(inbox, lease, now) for lease in leases]
 

@@ -139,6 +139,16 @@ class Inbox(Wire):
             while len(ready) < number and not answers:
                 self.wait_for_more()
 
+    def prove(self) -> None:
+        """Have the server show that it still counts on this connection.
+
+        Of one that it has closed, what it said before that may be unread, and looks like life.
+
+        Raises:
+            AMQPError, Blocked, TooLate: it does not.
+        """
+        self.ask("basic_qos", prefetch_count=1)
+
     def write_down(
         self, names: Mapping[str, str], empty: str, arguments: Mapping[str, object]
     ) -> None:

@@ -120,7 +120,7 @@ class Intake:
         connection has given their messages to others, and a copy would be one more of each
         (test_rule_09_a_holder_that_was_given_up_stores_no_copies).
         """
-        inbox.ask("basic_qos", prefetch_count=1)
+        inbox.prove()
         fates = self._post.send(self._press(), list(copies.values()), patient=False)
         stored = [tag for tag, fate in zip(copies, fates, strict=True) if fate == "stored"]
         inbox.acknowledge(stored)
