@@ -7,6 +7,7 @@ root: for root it runs as PostgreSQL's user.
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -52,16 +53,22 @@ def pooling(program: str, server: Server, *more: str) -> Iterator[str]:
     text += "\n".join(more)
     settings.write_text(text)
     settings.chmod(0o644)
-    socket, log = folder / f".s.PGSQL.{_PORT}", folder / "log"
+    log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [program, str(settings)], stdout=output, stderr=output, user=user, cwd=folder
         )
     try:
-        until(lambda: socket.exists() or process.poll() is not None, "PgBouncer is up")
+        until(lambda: _listens(folder) or process.poll() is not None, "PgBouncer is up")
         assert process.poll() is None, log.read_text()
         yield f"postgresql://dibs@/postgres?host={folder}&port={_PORT}"
     finally:
         process.kill()  # a newer one waits for its clients when it is asked
         process.wait(SECONDS)
         shutil.rmtree(folder)
+
+
+def _listens(folder: Path) -> bool:
+    """Whether somebody listens there. Its file is not enough: it is made a moment before that."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(folder / f".s.PGSQL.{_PORT}")) == 0
