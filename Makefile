@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Files in their order: the slow ones are among the first, so the end waits for none of them.
+BESIDE := -n auto --dist loadfile --no-loadscope-reorder
 TYPED := $(wildcard src tools benchmarks examples tests/typing)
 
 .DEFAULT_GOAL := help
@@ -19,8 +21,8 @@ demo: $(READY)  ## 12,000 jobs under the faults that befall workers, and an audi
 
 test: check  ## the whole proof: make check, then every test and every example of the docs
 	@sh tools/servers.sh
-	@$(BIN)/python -m pytest -n auto --dist loadfile -k "not rabbitmq" $(ARGS)
-	@$(BIN)/python -m pytest -n0 -k rabbitmq $(ARGS)  # a server that wants a processor to itself
+	@$(BIN)/python -m pytest $(BESIDE) -k "not rabbitmq" $(ARGS)
+	@$(BIN)/python -m pytest $(BESIDE) -k rabbitmq $(ARGS)  # its server starts slowly beside the others
 
 check: lint types imports house  ## lint, format, types, imports, budgets: what needs no run
 

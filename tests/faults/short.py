@@ -16,13 +16,9 @@ from tests.servers import Server
 
 
 class ShortPass:
-    """Subclass it with the `name` of a ground, and call the class Test....
-
-    `scenarios` are those that are run, where some take a server too long: by default all.
-    """
+    """Subclass it with the `name` of a ground, and call the class Test...."""
 
     name: str
-    scenarios: tuple[str, ...] = tuple(SCENARIOS)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -35,7 +31,7 @@ class ShortPass:
         """Run the test for each scenario that there is a server or a network for."""
         if "scenario" in metafunc.fixturenames:
             network = grounds()[self.name].network
-            names = [key for key in self.scenarios if network or not SCENARIOS[key].network]
+            names = [key for key, one in SCENARIOS.items() if network or not one.network]
             metafunc.parametrize("scenario", names)
 
     def test_no_job_is_lost_and_every_worker_heals(self, scenario: str, server: Server) -> None:

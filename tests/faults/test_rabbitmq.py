@@ -5,4 +5,3 @@ from tests.faults.short import ShortPass
 
 class TestRabbitMq(ShortPass):
     name = "rabbitmq"
-    scenarios = ("restart",)

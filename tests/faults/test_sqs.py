@@ -7,7 +7,6 @@ from tests.faults.short import ShortPass
 
 class TestSqs(ShortPass):
     name = "sqs"
-    scenarios = ("lost-ack",)
 
 
 def test_the_table_says_that_a_server_which_forgets_is_stopped_and_not_ended() -> None:

@@ -134,9 +134,14 @@ def studio(tmp_path: Path, url: str) -> Iterator[Studio]:
     studio.app.close()
 
 
-def left(broker: Broker) -> tuple[int | None, ...]:
-    (found,) = (one for one in broker.inspector().queues() if one.name == "photos")
-    return found.ready, found.scheduled, found.in_flight, found.dead
+def until_left(left: tuple[int, int, int, int], broker: Broker, what: str) -> None:
+    """Wait until so much is ready, scheduled, in flight and dead."""
+
+    def found() -> tuple[int | None, ...]:
+        (one,) = (one for one in broker.inspector().queues() if one.name == "photos")
+        return one.ready, one.scheduled, one.in_flight, one.dead
+
+    until(lambda: found() == left, what)
 
 
 def do_everything(studio: Studio, opened: Open) -> None:
@@ -147,7 +152,7 @@ def do_everything(studio: Studio, opened: Open) -> None:
         studio.twice.enqueue(1).wait(timeout=30)
         studio.app.enqueue_many(studio.resize.bind(n) for n in range(300))
         studio.never.enqueue(1)
-        until(lambda: left(opened()) == (0, 0, 0, 1), "all is done")
+        until_left((0, 0, 0, 1), opened(), "all is done")
     notes = studio.notes()
     assert {f"resize {n} 1" for n in range(300)} <= set(notes)
     assert len(notes) == 300 + 2 + 2
@@ -173,7 +178,7 @@ def test_rule_23_what_a_killed_worker_held_comes_back(studio: Studio, opened: Op
         first.wait()
         (studio.folder / "go").touch()
         with studio.worker():
-            until(lambda: left(opened()) == (0, 0, 0, 0), "the jobs are done")
+            until_left((0, 0, 0, 0), opened(), "the jobs are done")
     assert sorted(studio.notes()[3:]) == ["hold 0 2", "hold 1 2", "hold 2 2"]
 
 
@@ -191,6 +196,6 @@ def test_rule_25_the_same_worker_goes_on_when_the_server_is_back(
         back = time.monotonic()
         assert studio.resize.enqueue(1).result(timeout=30) == 2
         assert time.monotonic() - back < 10
-        until(lambda: left(opened()) == (0, 0, 0, 0), "all is done")
+        until_left((0, 0, 0, 0), opened(), "all is done")
         assert worker.poll() is None
     assert sorted(studio.notes()) == ["hold 0 1", "resize 1 1"]
