@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from pika import BlockingConnection, URLParameters
 
 from dibs.brokers.contract import CALL_LIMIT_SECONDS, Broker
@@ -105,7 +105,4 @@ TestRabbitMachine.settings = settings(
     deadline=None,
     # Not shrunk: the queues of a few hundred more examples are too many for the server.
     phases=[Phase.generate],
-    # A sequence that begins with what there is none of yet is thrown away, at no cost; how many do
-    # goes by the constants of all modules, which are where examples are drawn from.
-    suppress_health_check=[HealthCheck.filter_too_much],
 )

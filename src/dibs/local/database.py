@@ -22,7 +22,7 @@ from dibs.local.lock import WriteLock
 from dibs.local.prompt import prompt_interpreter
 
 T = TypeVar("T")
-OURS, SCHEMA = 0x64696273, 2  # as the last lines of create.sql say it
+OURS, SCHEMA = 0x64696273, 3  # as the last lines of create.sql say it
 CALL_SECONDS = 5.0
 LOCK_SHARE = 0.8  # of a call's time: the wait for our lock,
 BUSY_SHARE = 0.18  # and for what does not queue on it, another program

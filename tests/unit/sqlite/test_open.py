@@ -286,20 +286,20 @@ def test_another_programs_database_is_refused_and_left_alone(path: Path, owner: 
 
 
 def test_a_newer_schema_is_refused_and_left_alone(broker: SqliteBroker, path: Path) -> None:
-    broker._db.connection.pragma("user_version", 3)
+    broker._db.connection.pragma("user_version", 4)
     broker.close()
     before = path.read_bytes()
-    refused(path, SchemaTooNew, "schema 3.*upgrade dibs")
+    refused(path, SchemaTooNew, "schema 4.*upgrade dibs")
     assert path.read_bytes() == before
 
 
 def test_a_schema_of_before_the_first_release_is_refused_and_left_alone(
     broker: SqliteBroker, path: Path
 ) -> None:
-    broker._db.connection.pragma("user_version", 1)
+    broker._db.connection.pragma("user_version", 2)
     broker.close()
     before = path.read_bytes()
-    refused(path, BrokerRefused, "schema 1.*drain it with that one")
+    refused(path, BrokerRefused, "schema 2.*drain it with that one")
     assert path.read_bytes() == before
 
 

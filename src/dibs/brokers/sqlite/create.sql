@@ -12,6 +12,7 @@ CREATE TABLE paused(queue INTEGER PRIMARY KEY) STRICT;
 -- stale acknowledgement could end another message. `args` is last: what follows a long value is slow.
 -- `fence` is the one of the last lease that ended; the one of a running lease is in its own row.
 -- `overdue`: that last lease ran out, and its holder may still settle it until the next claim.
+-- `since_ms`: when it was to be had, last; so for what is scheduled, when it will be.
 CREATE TABLE message(
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   id BLOB NOT NULL UNIQUE,
@@ -83,16 +84,15 @@ CREATE TABLE attempt(
 ) STRICT, WITHOUT ROWID;
 
 -- A message and all that is known of it, for people. (No ORDER BY among an aggregate's arguments: a
--- SQLite before 3.44 could not even open the file.) `scheduled` is found by its due time, which is
--- the message's own or when it was given back until.
+-- SQLite before 3.44 could not even open the file.)
 CREATE VIEW seen AS
 SELECT m.id, q.name AS queue, m.task, m.args, m.due_ms, m.priority, m.visibility_timeout_ms,
   m.timeout_ms, m.max_attempts, m.max_crashes, m.max_lost, coalesce(m.unique_key, d.unique_key),
   m.headers, m.version,
   coalesce((SELECT fence FROM lease WHERE lease.seq = m.seq), m.fence), m.failures, m.crashes, m.lost,
-  max(m.since_ms, m.due_ms), d.died_ms, d.reason, d.error,
+  m.since_ms, d.died_ms, d.reason, d.error,
   (SELECT expiry_ms FROM lease WHERE lease.seq = m.seq),
-  (SELECT s.due_ms FROM scheduled s WHERE s.due_ms IN (m.due_ms, m.since_ms) AND s.seq = m.seq),
+  (SELECT s.due_ms FROM scheduled s WHERE s.due_ms = m.since_ms AND s.seq = m.seq),
   (SELECT json_group_array(json_array(a.fence, a.at_ms, a.charge, json(a.error)))
     FROM attempt a WHERE a.seq = m.seq) AS attempts,
   m.seq
@@ -106,4 +106,4 @@ CREATE TABLE result(id BLOB PRIMARY KEY, value BLOB, expires_ms INTEGER NOT NULL
 CREATE INDEX result_expiry ON result(expires_ms);
 
 PRAGMA application_id = 0x64696273; -- "dibs"
-PRAGMA user_version = 2
+PRAGMA user_version = 3

@@ -14,7 +14,7 @@ later AS (
 held AS (
   SELECT l.queue, sum(expiry_ms <= :boot) AS expired, sum(expiry_ms > :boot) AS n,
     min(CASE WHEN expiry_ms <= :boot THEN (
-      SELECT max(since_ms, due_ms) FROM message m WHERE m.seq = l.seq
+      SELECT m.since_ms FROM message m WHERE m.seq = l.seq
     ) END) AS since_ms
   FROM lease l GROUP BY l.queue
 ),
@@ -22,7 +22,7 @@ given_up AS (SELECT queue, count(*) AS n FROM dead GROUP BY queue),
 ranks(rank) AS (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)),
 oldest AS (
   SELECT q.no AS queue, min((
-    SELECT min(max(m.since_ms, m.due_ms)) FROM (
+    SELECT min(m.since_ms) FROM (
       SELECT seq FROM ready r WHERE r.queue = q.no AND r.rank = ranks.rank ORDER BY seq LIMIT 100
     ) AS first CROSS JOIN message m ON m.seq = first.seq
   )) AS since_ms

@@ -28,13 +28,10 @@ UNION ALL
 SELECT seq FROM chosen CROSS JOIN lease ON queue = no WHERE seq <= :last AND expiry_ms <= :boot
 LIMIT :page
 
--- What is scheduled is found by its due time, as in `seen`.
+-- What is scheduled is found by when it is to be had.
 -- :: purge
 DELETE FROM ready WHERE (queue, rank, seq) IN (
   SELECT queue, 9 - priority, seq FROM carray(:seqs) CROSS JOIN message ON seq = value
-);
-DELETE FROM scheduled WHERE (due_ms, seq) IN (
-  SELECT due_ms, seq FROM carray(:seqs) CROSS JOIN message ON seq = value
 );
 DELETE FROM scheduled WHERE (due_ms, seq) IN (
   SELECT since_ms, seq FROM carray(:seqs) CROSS JOIN message ON seq = value

@@ -5,7 +5,7 @@
 -- :: insert
 INSERT INTO message(queue, task, due_ms, priority, visibility_timeout_ms, timeout_ms, max_attempts,
   max_crashes, max_lost, unique_key, version, headers, since_ms, id, args)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, max(?13, ?3),
   substr(?14, 16 * rowid - 15, 16), value
 FROM carray(?15) WHERE true
 ON CONFLICT DO NOTHING
