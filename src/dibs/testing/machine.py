@@ -14,9 +14,9 @@ several queues leaves the shares to the broker, within fairness; the reference t
 number from each queue, and must be granted the same messages: where the broker promises no order,
 those that it granted, which must be some that could be.
 
-Where no store checks a fence, only its holder settles or extends a lease, for nobody else knows that
-it ended; and none that ran out and is nobody's: there the two differ by right, and what `Gone` or
-`Stale` is told of an old one may depend on the time. Where a lease does not outlive its Broker
+Where no store checks a fence, only its holder settles or extends a lease, for nobody else knows
+that it ended; and none that ran out and is nobody's: there the two differ by right, and what `Gone`
+or `Stale` is told of an old one may depend on the time. Where a lease does not outlive its Broker
 object, none is closed.
 """
 
