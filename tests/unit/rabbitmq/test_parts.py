@@ -93,10 +93,3 @@ def test_queues_are_served_in_turn() -> None:
     for _ in range(6):
         served += Counter(turns.shares({"a": 9, "b": 9, "c": 9}, 1))
     assert served == {"a": 2, "b": 2, "c": 2}
-
-
-def test_who_was_given_least_is_served_first_whoever_was_served_last() -> None:
-    turns = Turns()
-    assert turns.shares({"a": 2, "b": 9}, 4) == {"a": 2, "b": 2}
-    assert turns.shares({"a": 2, "b": 9}, 2, {"b": 2}) == {"a": 2, "b": 0}
-    assert turns.shares({"a": 1, "b": 9}, 3, {"b": 2}) == {"a": 1, "b": 2}

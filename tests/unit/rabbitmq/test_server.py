@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -33,7 +32,7 @@ from dibs.brokers.contract import (
 from dibs.brokers.rabbitmq import RabbitBroker, inspector, open_rabbitmq, open_url
 from dibs.clock import SystemClock
 from dibs.errors import BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable, OptionError
-from dibs.message import Ack, DeadLetter, Lease, Message, Nack, Release, Settlement
+from dibs.message import Ack, DeadLetter, Lease, Nack, Release, Settlement
 from dibs.testing.clock import ManualClock
 from dibs.testing.faults import Faults
 from dibs.testing.making import ERROR, claim, claim_all, ids, message, messages, publish, settle
@@ -881,7 +880,16 @@ def test_what_cannot_be_sent_on_costs_nobody_what_was_granted_beside_it(
     """A lease of which the caller does not hear would run out; and the rest is not forgotten."""
     broker, worker, prefix = open_one(), open_one(), prefix_of(url)
     due_ms = SystemClock().wall_ms() + 1_000
-    early = come_early(broker, prefix, message(), due_ms)
+    early = message()
+    sheet = Sheet(
+        "",
+        f"{prefix}.q.photos",
+        letters.properties_of(letters.Past(due_ms=due_ms)),
+        letters.write(letters.Body(early)),
+    )
+    broker.declare(["photos"])
+    assert broker._press is not None
+    assert broker._press.print([sheet]) == ["stored"]
     (now,) = publish(broker, message())
     with channel_of(url) as channel:
         for ms in RUNGS_MS:
@@ -894,31 +902,6 @@ def test_what_cannot_be_sent_on_costs_nobody_what_was_granted_beside_it(
             channel.queue_delete(f"{prefix}.delay.{ms}")
     assert ids(claimed(worker, 1)) == [early.id]
     assert due_ms <= SystemClock().wall_ms()
-
-
-def come_early(broker: RabbitBroker, prefix: str, early: Message, due_ms: int) -> Message:
-    """Put a message into its queue before it is due, as a rung of the ladder may."""
-    sheet = Sheet(
-        "",
-        f"{prefix}.q.{early.queue}",
-        letters.properties_of(letters.Past(due_ms=due_ms)),
-        letters.write(letters.Body(early)),
-    )
-    broker.declare([early.queue])
-    assert broker._press is not None
-    assert broker._press.print([sheet]) == ["stored"]
-    return early
-
-
-def test_rule_30_what_came_too_early_uses_up_no_turn_of_its_queue(url: str, open_one: Open) -> None:
-    """Else a queue of much that is delayed would get less than its share."""
-    broker, worker = open_one(), open_one()
-    due_ms = SystemClock().wall_ms() + 60_000
-    for _ in range(2):
-        come_early(broker, prefix_of(url), message("a"), due_ms)
-    publish(broker, *[message(queue) for queue in "bbbbaa"])
-    leases = worker.claim(["b", "a"], 4).leases
-    assert Counter(lease.message.queue for lease in leases) == {"a": 2, "b": 2}
 
 
 def full(broker: RabbitBroker) -> bool:

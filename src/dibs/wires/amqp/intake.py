@@ -7,7 +7,6 @@ Called by: the adapter.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
@@ -145,10 +144,7 @@ class Intake:
         early = 1
         while early and len(leases) < limit and inbox.limit.left() > inbox.limit.seconds / 2:
             there = {queue: self._count(inbox, queue) for queue in queues}
-            # What came too early has used up a turn of its queue, which is made good here
-            # (test_rule_30_what_came_too_early_uses_up_no_turn_of_its_queue).
-            given = Counter(lease.message.queue for lease in leases)
-            shares = self._turns.shares(there, limit - len(leases), given)
+            shares = self._turns.shares(there, limit - len(leases))
             for queue, share in shares.items():
                 if share > len(inbox.ready[queue]):
                     inbox.fetch(queue, share, self._post.name("q", queue), KEEPING)

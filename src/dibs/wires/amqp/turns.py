@@ -4,8 +4,8 @@ Must never: read a clock, or know a server.
 Called by: `Intake`.
 """
 
+from collections import deque
 from collections.abc import Mapping
-from heapq import heapify, heappop, heappush
 from itertools import count
 
 
@@ -16,23 +16,17 @@ class Turns:
         self._served: dict[str, int] = {}
         self._numbers = count()
 
-    def shares(
-        self, there: Mapping[str, int], limit: int, given: Mapping[str, int] | None = None
-    ) -> dict[str, int]:
-        """Return how many each queue gives, of what is `there`.
-
-        Who has `given` least to this claim already is first, and of those, who was served first.
-        """
+    def shares(self, there: Mapping[str, int], limit: int) -> dict[str, int]:
+        """Return how many each queue gives, of what is `there`; the last one served is last."""
+        shares = dict.fromkeys(there, 0)
         if len(there) == 1:
             return {queue: min(limit, number) for queue, number in there.items()}
-        given, shares = given or {}, dict.fromkeys(there, 0)
-        turns = [(given.get(queue, 0), self._served.get(queue, -1), queue) for queue in there]
-        heapify(turns)
-        while turns and limit > 0:
-            gave, _, queue = heappop(turns)
+        turn = deque(sorted(there, key=lambda queue: self._served.get(queue, -1)))
+        while turn and limit > 0:
+            queue = turn.popleft()
             if shares[queue] < there[queue]:
                 shares[queue] += 1
                 limit -= 1
                 self._served[queue] = next(self._numbers)
-                heappush(turns, (gave + 1, self._served[queue], queue))
+                turn.append(queue)
         return shares
