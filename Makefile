@@ -3,7 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Files in their order: the slow ones are among the first, so the end waits for none of them.
+# In the order of their names: the slowest files (chaos, conformance, faults) are among the first.
 BESIDE := -n auto --dist loadfile --no-loadscope-reorder
 TYPED := $(wildcard src tools benchmarks examples tests/typing)
 

@@ -94,6 +94,10 @@ def look_where_they_are(queue: Path, clock: ManualClock) -> None:
     stored = sorted(seq for (seq,) in execute("SELECT seq FROM message"))
     places = sorted(seq for place in PLACES for (seq,) in execute(place))
     assert stored == places, "each job is in one place"
+    unlike = (
+        "SELECT count(*) FROM scheduled s JOIN message m USING (seq) WHERE s.due_ms <> since_ms"
+    )
+    assert execute(unlike).fetchone() == (0,), "what is scheduled is found by when it may be had"
     clock.advance(DAY_MS)
     claimed = claim_all(broker)
     dead = broker.inspector().dead()

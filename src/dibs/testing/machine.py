@@ -14,10 +14,10 @@ several queues leaves the shares to the broker, within fairness; the reference t
 number from each queue, and must be granted the same messages: where the broker promises no order,
 those that it granted, which must be some that could be.
 
-Where no store checks a fence, only its holder settles or extends a lease, for nobody else knows
-that it ended; and none that ran out and is nobody's: there the two differ by right, and what `Gone`
-or `Stale` is told of an old one may depend on the time. Where a lease does not outlive its Broker
-object, none is closed.
+Where no store checks a fence, only the Broker object that holds a lease settles or extends it, for no
+other knows whether it has ended; and not when it ran out and is nobody's: there the two differ by
+right, and what `Gone` or `Stale` is told of an old one may depend on the time. Where a lease does
+not outlive its Broker object, no such object is closed.
 """
 
 import tempfile
@@ -102,7 +102,7 @@ drafts = st.builds(
 
 # A sequence that draws from a bundle with nothing in it is thrown away, whatever it did before.
 some_published = precondition(lambda machine: machine.published)
-some_granted = precondition(lambda machine: machine.granted)
+some_granted = precondition(lambda machine: machine.has_granted)
 
 
 class Granted(Struct, frozen=True):
@@ -127,7 +127,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self._store = MemoryStore("reference")
         self._reference = MemoryBroker(self._store, self._harness.clock, b"", True)
         self.published: set[bytes] = set()
-        self.granted = False
+        self.has_granted = False
         for broker in (self._theirs[0], self._reference):
             broker.declare(QUEUES)
 
@@ -314,7 +314,7 @@ class BrokerMachine(RuleBasedStateMachine):
             ]
         if limit > 0:
             self._check_next_in(found.next_in)
-        self.granted = self.granted or bool(granted)
+        self.has_granted |= bool(granted)
         return multiple(*granted)
 
     def _granted_too(self, queue: str, theirs: list[Lease]) -> Claim:
@@ -348,14 +348,14 @@ class BrokerMachine(RuleBasedStateMachine):
     def _check_fairness(self, queues: list[str], limit: int, shares: Counter[str]) -> None:
         """Nothing that could be granted was held back, and nobody got two more than another.
 
-        Where the broker promises no order, each turn of a queue's may have gone to what is
-        scheduled in it, and came too early.
+        Where no store notes that something has fallen due, each message that is scheduled in a
+        queue may have come too early, and used up one of the queue's turns.
         """
         found = {one.name: one for one in self._reference.inspector().queues()}
         ready = {name: 0 if one.paused else one.ready or 0 for name, one in found.items()}
         assert shares.total() == min(limit, sum(ready[queue] for queue in queues))
         for queue in queues:
-            early = 0 if self._theirs[0].capabilities.ordered else found[queue].scheduled or 0
+            early = 0 if self._harness.due_for_good else found[queue].scheduled or 0
             if shares[queue] < ready[queue]:
                 assert all(shares[other] - shares[queue] <= 1 + early for other in queues)
 

@@ -29,11 +29,11 @@ from dibs.errors import (
     PublishUnknown,
     UrlError,
 )
-from dibs.message import Ack, Settlement
+from dibs.message import Ack, Release, Settlement
 from dibs.testing.conformance.waiting import rung
 from dibs.testing.making import claim, claim_all, claim_one, ids, message, messages, publish, settle
 from dibs.wires.libpq.dial import address, dial
-from tests.servers.postgres import Server, serving
+from tests.servers.postgres import Server, serving, stop_the_clock
 from tests.unit.postgres.conftest import Open
 from tests.worker.workers import until
 
@@ -51,6 +51,24 @@ def paused(server: Server) -> Iterator[Callable[[], None]]:
     """Stops all processes of the server, and lets them go on in the end."""
     yield server.pause
     server.pause(signal.SIGCONT)
+
+
+def test_rule_33_a_job_waits_since_it_was_given_back_though_the_clock_was_set_back(
+    opened: Open, sql: psycopg.Connection, url: str
+) -> None:
+    """Before its due time, which is over all the same."""
+    broker, due_ms = opened(), 1_800_000_000_000
+    stop_the_clock(sql, url.partition("&schema=")[2], due_ms - 1_000)
+    (whole,) = publish(broker, message(due_ms=due_ms))
+    sql.execute("UPDATE test_time SET ms = %s", (due_ms,))
+    lease = claim_one(broker)
+    sql.execute("UPDATE test_time SET ms = %s", (due_ms - 60_000,))
+    assert settle(broker, lease, Release(0)) == Applied()
+    view = broker.inspector().job(whole.id)
+    assert view is not None
+    assert view.since_ms == due_ms - 60_000
+    sql.execute("UPDATE test_time SET ms = ms + 3000")
+    assert [one.oldest_ready_seconds for one in broker.inspector().queues()] == [3.0]
 
 
 @pytest.mark.parametrize("verb", ["publish", "claim", "settle", "extend", "results", "declare"])

@@ -12,7 +12,8 @@ CREATE TABLE paused(queue INTEGER PRIMARY KEY) STRICT;
 -- stale acknowledgement could end another message. `args` is last: what follows a long value is slow.
 -- `fence` is the one of the last lease that ended; the one of a running lease is in its own row.
 -- `overdue`: that last lease ran out, and its holder may still settle it until the next claim.
--- `since_ms`: when it was to be had, last; so for what is scheduled, when it will be.
+-- `since_ms`: from when on it may be had, as last said. A row of `scheduled` has the same as its
+-- `due_ms`, and is found by it.
 CREATE TABLE message(
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
   id BLOB NOT NULL UNIQUE,

@@ -95,6 +95,24 @@ class Looking(Cases):
         assert listed(broker, State.IN_FLIGHT) == []
         assert settle(broker, lease, Ack()) == Applied(late=True)
 
+    def test_rule_33_a_job_waits_since_it_was_given_back_whenever_it_was_due(
+        self, harness: Harness, broker: Broker
+    ) -> None:
+        """Also where the clock was set back before its due time, which is over all the same."""
+        if not (browses(broker) and harness.wall_steps):
+            return
+        due_ms = harness.clock.wall_ms() + 1_000
+        (whole,) = publish(broker, message(due_ms=due_ms))
+        harness.let_pass(1_000)
+        assert see(broker, whole.id).since_ms == due_ms
+        lease = claim_one(broker)
+        harness.step_wall(-60_000)
+        settle(broker, lease, Release(0))
+        assert see(broker, whole.id).since_ms == harness.clock.wall_ms()
+        harness.let_pass(3_000)
+        (counts,) = broker.inspector().queues()
+        assert counts.oldest_ready_seconds == 3.0
+
     def test_rule_33_what_is_gone_or_never_was_is_shown_as_nothing(self, broker: Broker) -> None:
         """Not as an error: a person may look a moment too late."""
         if not browses(broker):

@@ -140,7 +140,11 @@ class Intake:
         leases: list[Lease],
         at: Moment,
     ) -> None:
-        """Grant each queue's share of what is there; look again while some were sent on."""
+        """Grant each queue's share of what is there; look again while some were sent on.
+
+        What came too early has used up a turn of its queue. To make that good would let a queue of
+        much that is delayed keep the others waiting for as long as a call lasts.
+        """
         early = 1
         while early and len(leases) < limit and inbox.limit.left() > inbox.limit.seconds / 2:
             there = {queue: self._count(inbox, queue) for queue in queues}

@@ -29,7 +29,8 @@ CREATE TABLE queue(
 CREATE SEQUENCE place INCREMENT BY 8192;
 
 -- `seq` is never used again, an id may be: a settlement names both, so an old one ends no later
--- message. `fence` is that of the last lease that ended; a running lease has its own.
+-- message. `fence` is that of the last lease that ended; a running lease has its own. `since_ms`: from when
+-- on it may be had, as last said; a row of `scheduled` has the same as its `due_ms`, and is found by it.
 CREATE TABLE message(
   id uuid PRIMARY KEY,
   seq bigint NOT NULL,

@@ -32,7 +32,7 @@ BEGIN
   WITH new AS (
     INSERT INTO message AS m(id, seq, due_ms, visibility_timeout_ms, timeout_ms, version, since_ms,
       queue, max_attempts, max_crashes, max_lost, priority, task, unique_key, headers, args)
-    SELECT t.id, base + t.place, t.due, t.lease, t.timeout, t.version, now,
+    SELECT t.id, base + t.place, t.due, t.lease, t.timeout, t.version, greatest(now, t.due),
       numbers[t.queue], t.attempts, t.crashes, t.losses, t.priority, t.task, t.key, t.headers, t.args
     FROM unnest(places, ids, queue_of, tasks, arguments, dues, priorities, leases, timeouts, attempts,
       crashes, losses, keys, headings, versions)

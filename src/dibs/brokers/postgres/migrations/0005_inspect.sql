@@ -8,14 +8,14 @@ SELECT m.id, q.name AS queue, m.task, m.args, m.due_ms, m.priority, m.visibility
   m.timeout_ms, m.max_attempts, m.max_crashes, m.max_lost,
   coalesce(m.unique_key, d.unique_key) AS unique_key, m.headers, m.version,
   coalesce(l.fence, r.overdue, m.fence) AS fence, m.failures, m.crashes, m.lost,
-  greatest(m.since_ms, m.due_ms) AS waiting_ms, d.died_ms, d.reason, d.error,
+  m.since_ms AS waiting_ms, d.died_ms, d.reason, d.error,
   l.expiry_ms, s.due_ms AS until_ms, attempts_of(m.id) AS attempts, m.seq,
   CASE WHEN d.id IS NOT NULL THEN 'dead' WHEN l.id IS NOT NULL THEN 'lease'
     WHEN s.id IS NOT NULL THEN 'scheduled' ELSE 'ready' END AS at
 FROM message m JOIN queue q ON q.no = m.queue
 LEFT JOIN dead d ON d.id = m.id
 LEFT JOIN lease l ON l.id = m.id
-LEFT JOIN scheduled s ON s.seq = m.seq AND s.due_ms IN (m.due_ms, m.since_ms)
+LEFT JOIN scheduled s ON s.seq = m.seq AND s.due_ms = m.since_ms
 LEFT JOIN ready r ON r.queue = m.queue AND NOT r.fresh AND r.rank = 9 - m.priority AND r.seq = m.seq;
 
 -- counts: of every queue, by name, and for how many ms its oldest ready message has waited. Who has waited
@@ -39,14 +39,14 @@ BEGIN
   held AS (
     SELECT l.queue, count(*) FILTER (WHERE l.expiry_ms <= now) AS expired,
       count(*) FILTER (WHERE l.expiry_ms > now) AS n,
-      min((SELECT greatest(m.since_ms, m.due_ms) FROM message m WHERE m.id = l.id))
+      min((SELECT m.since_ms FROM message m WHERE m.id = l.id))
         FILTER (WHERE l.expiry_ms <= now) AS since
     FROM lease l GROUP BY l.queue
   ),
   given_up AS (SELECT d.queue, count(*) AS n FROM dead d GROUP BY d.queue),
   oldest AS (
     SELECT q.no AS queue, min((
-      SELECT min(greatest(m.since_ms, m.due_ms)) FROM (
+      SELECT min(m.since_ms) FROM (
         SELECT r.id FROM ready r WHERE r.queue = q.no AND r.fresh = lane.fresh AND r.rank = ranks.rank
         ORDER BY r.seq LIMIT 100
       ) first JOIN message m ON m.id = first.id
