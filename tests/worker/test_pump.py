@@ -699,6 +699,32 @@ def test_answers_that_get_lost_are_asked_for_again_later_and_not_at_once(
     assert len(stage.told(BrokerBack)) == 1
 
 
+def test_where_nobody_answers_one_batch_of_settlements_a_tick_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them would take longer than the lease lasts that is to be renewed meanwhile."""
+    stage = Stage()
+    monkeypatch.setattr(stage.pump.settler, "_limit", 1)
+    publish(stage.producer, *messages(8, visibility_timeout_ms=30_000))
+    stage.tick()
+    stage.runners[0].start()
+    running = len(stage.runners[0].at) - 1
+
+    def silent(settlements: Sequence[object]) -> list[Unknown]:
+        stage.clock.advance(4_500)
+        return [UNKNOWN] * len(settlements)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.broker, "settle", silent)
+        for serial in range(running):
+            stage.runners[0].finish(serial)
+        stage.tick(1_000)
+        stage.tick(1_000)
+    stage.tick(5_000)
+    assert stage.told(LeaseLost) == []
+    assert (stage.settled().done, stage.settled().late) == (running, 0)
+
+
 def test_a_renewal_whose_answer_got_lost_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

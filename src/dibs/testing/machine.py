@@ -14,10 +14,10 @@ several queues leaves the shares to the broker, within fairness; the reference t
 number from each queue, and must be granted the same messages: where the broker promises no order,
 those that it granted, which must be some that could be.
 
-Where no store checks a fence, only the Broker object that holds a lease settles or extends it, for no
-other knows whether it has ended; and not when it ran out and is nobody's: there the two differ by
-right, and what `Gone` or `Stale` is told of an old one may depend on the time. Where a lease does
-not outlive its Broker object, no such object is closed.
+Where no store checks a fence, only the Broker object that holds a lease settles or extends it, for
+no other knows whether it has ended; and not when it ran out and is nobody's: there the two differ
+by right, and what `Gone` or `Stale` is told of an old one may depend on the time. Where a lease
+does not outlive its Broker object, no such object is closed.
 """
 
 import tempfile

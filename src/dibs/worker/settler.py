@@ -104,6 +104,8 @@ class Settler:
                 self._doubts.failed(refused or BrokerUnavailable(next(whys, _LOST)))
             elif not self._again:
                 self._doubts.worked(now)
+            if doubtful == len(batch) and refused is None:
+                return  # nobody answers, and each other batch would wait for that as long
 
     def _batch(self) -> Sequence[Settlement]:
         return self._waiting[: self._limit] or Acked(self._acked[: self._limit])

@@ -79,7 +79,7 @@ class RabbitInspector(contract.Inspector):
                 "unknown",
                 "note",
                 "AMQP cannot ask for them: no message-ttl, expires or delivery-limit on"
-                f" `{self._post.prefix}.q.*`",
+                f" `{self._post.prefix}.*`",
             ),
         ]
 
