@@ -1,12 +1,16 @@
 """The parts that need no server: frames, turns and the ladder."""
 
+import time
 from collections import Counter
 
 import pytest
+from pika.frame import Method
+from pika.spec import Basic
 
 from dibs.wires.amqp.frames import Reader, acked, published
 from dibs.wires.amqp.ladder import RUNGS_MS, Ladder
 from dibs.wires.amqp.letters import ODD, Past, past_of, properties_of
+from dibs.wires.amqp.press import Press
 from dibs.wires.amqp.turns import Turns
 
 DAY_MS = 24 * 3_600_000
@@ -83,6 +87,39 @@ def test_a_message_comes_down_in_few_hops_and_never_late_by_more_than_a_quarter_
         hops += 1
     assert -250 <= left <= 0
     assert hops <= 3 * len(RUNGS_MS) + wait_ms // RUNGS_MS[-1] + 1
+
+
+class Sent(Press):
+    """One that has sent messages and hears what became of them, on no connection."""
+
+    def __init__(self, *missing: int) -> None:
+        self._missing = set(missing)
+        self._refused = set()
+
+    def hear(self, confirm: Basic.Ack | Basic.Nack) -> tuple[set[int], set[int]]:
+        """Return what is missing after it, and what is refused."""
+        self._on_confirm(Method(1, confirm))
+        return self._missing, self._refused
+
+
+def test_a_confirm_is_of_one_or_of_all_so_far_that_are_missing() -> None:
+    sent = Sent(3, 4, 5, 6, 7, 8)
+    assert sent.hear(Basic.Ack(4, multiple=False)) == ({3, 5, 6, 7, 8}, set())
+    assert sent.hear(Basic.Nack(6, multiple=False)) == ({3, 5, 7, 8}, {6})
+    assert sent.hear(Basic.Ack(3, multiple=True)) == ({5, 7, 8}, {6})
+    assert sent.hear(Basic.Nack(7, multiple=True)) == ({8}, {5, 6, 7})
+    assert sent.hear(Basic.Nack(5, multiple=False)) == ({8}, {5, 6, 7})
+    assert sent.hear(Basic.Ack(8, multiple=True)) == (set(), {5, 6, 7})
+
+
+def test_a_confirm_of_all_so_far_costs_what_is_missing() -> None:
+    """And not what was sent in days before, of which each was confirmed alone."""
+    days = 20_000_000
+    sent = Sent(days, days + 1)
+    began = time.process_time()
+    assert sent.hear(Basic.Ack(days, multiple=True)) == ({days + 1}, set())
+    assert sent.hear(Basic.Nack(days + 1, multiple=True)) == (set(), {days + 1})
+    assert time.process_time() - began < 0.1
 
 
 def test_queues_are_served_in_turn() -> None:

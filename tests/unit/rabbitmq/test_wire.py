@@ -113,6 +113,18 @@ def test_rule_26_the_handshake_of_tls_has_what_is_left_of_the_limit(names: Names
     assert left == [pytest.approx(SECONDS * 2 / 3, abs=SECONDS / 6)]
 
 
+def test_a_connection_that_nobody_uses_is_kept_alive(server: Server) -> None:
+    """What is between forgets one that is silent, and the next message would wait for nobody."""
+    press = Press(address_of(server.url()).with_heartbeat(0), Limit(10.0))
+    assert press._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    wanted = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
+    there = {name: getattr(socket, name) for name in wanted if hasattr(socket, name)}
+    assert there
+    for name, option in there.items():
+        assert press._socket.getsockopt(socket.IPPROTO_TCP, option) == wanted[name]
+    press.say_goodbye()
+
+
 class Counted:
     """A socket that notes what it is asked for."""
 

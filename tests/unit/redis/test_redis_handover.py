@@ -285,6 +285,57 @@ def test_of_a_queue_that_it_claims_from_no_more_nothing_is_handed_to_a_waiter(
     assert place.held("videos") == 1
 
 
+def test_a_ring_for_a_queue_that_is_claimed_from_no_more_is_passed_on(place: Place) -> None:
+    """It came after the last claim that named the queue."""
+    publisher, waiter = place.open(), place.waiting("photos", "videos")
+    other = place.waiting()
+    publish(publisher, *messages(2))
+    assert rung(waiter)
+    assert not rung(other, 0)
+    assert claim(waiter, "videos", limit=5) == []
+    assert rung(other)
+    assert len(claim(other, limit=5)) == 2
+
+
+def waiting_with_some(place: Place, publisher: RedisBroker, *queues: str) -> RedisBroker:
+    """Return one that waits for these queues, the last of which it got something from.
+
+    It has no wish that could be taken, and keeps its name when a connection is lost.
+    """
+    waiter = place.waiting(*queues)
+    publish(publisher, message(queues[-1]))
+    assert rung(waiter)
+    assert len(claim(waiter, *queues, limit=5)) == 1
+    assert not waiter._bell.is_idle
+    return waiter
+
+
+def test_a_queue_that_was_left_out_by_a_claim_without_an_answer_is_left_out_by_the_next(
+    place: Place,
+) -> None:
+    """Nobody knows whether the server has done it."""
+    publisher = place.open()
+    waiter, other = waiting_with_some(place, publisher, "photos", "videos"), place.waiting()
+    losing_its_answer(waiter, "videos", runs=False)
+    assert claim(waiter, "videos", limit=5) == []
+    publish(publisher, *messages(2))
+    assert rung(other)
+    assert not rung(waiter, 0)
+
+
+def test_a_queue_that_a_claim_without_an_answer_asked_for_is_left_out_by_the_next(
+    place: Place,
+) -> None:
+    publisher = place.open()
+    waiter = waiting_with_some(place, publisher, "videos")
+    losing_its_answer(waiter, "photos", "videos", runs=True)
+    other = place.waiting()
+    assert claim(waiter, "videos", limit=5) == []
+    publish(publisher, *messages(2))
+    assert rung(other)
+    assert not rung(waiter, 0)
+
+
 def test_a_waiter_that_died_is_handed_nothing_and_forgotten(place: Place) -> None:
     publisher = place.open()
     for dead in (place.waiting(), place.waiting()):
@@ -541,6 +592,21 @@ def test_what_was_not_heard_of_a_queue_that_is_claimed_from_no_more_goes_to_anot
     assert rung(other)
     lease = claim_one(other)
     assert (lease.fence, lease.lost) == (2, 0)
+
+
+def test_a_name_of_before_waits_for_no_queue_that_is_claimed_from_no_more(
+    place: Place, running: RedisServer, proxy: Proxy
+) -> None:
+    """The server does not know that nobody hears it."""
+    waiter = place.waiting("photos", "videos", url=running.url(proxy.port))
+    publisher, other = place.open(), place.waiting()
+    place.deafen(waiter, proxy)
+    publish(publisher, message("videos"))
+    assert claim(waiter, "photos", "videos", limit=5) == []
+    assert waiter._bell.lost
+    assert len(claim(waiter, "videos", limit=5)) == 1
+    publish(publisher, *messages(2))
+    assert rung(other)
 
 
 def test_a_wish_that_a_dead_bell_did_not_tell_of_is_asked_for_again(

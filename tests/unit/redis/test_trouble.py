@@ -6,14 +6,16 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from redis import Redis
 from redis.connection import Connection
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from dibs.brokers import contract
 from dibs.brokers.contract import CALL_LIMIT_SECONDS, Applied, Broker, Gone, Held, Stored, Unknown
@@ -29,6 +31,7 @@ from dibs.wires.resp.address import Address
 from dibs.wires.resp.link import Link
 from tests.residue import leaves_nothing
 from tests.servers.missing import not_installed
+from tests.servers.ports import free_port
 from tests.servers.redis import RedisServer, program, serving
 from tests.unit.redis.conftest import Open
 from tests.unit.steps import each_step
@@ -261,6 +264,16 @@ def test_a_connection_is_kept_alive_whoever_made_it(running: RedisServer, opener
     client.close()
 
 
+@pytest.mark.usefixtures("short")
+def test_b11_to_close_takes_no_longer_than_one_call(own: RedisServer, opener: Open) -> None:
+    """It asks the server twice, to give back what it was told of."""
+    broker = opener(own.url())
+    broker.bell()
+    assert claim(broker) == []
+    with stopped(own):
+        assert took(broker.close) < 0.9, "two calls take 1.0"
+
+
 def test_rule_25_a_restart_is_survived_with_all_that_was_stored(
     own: RedisServer, opener: Open
 ) -> None:
@@ -316,9 +329,32 @@ def test_rule_26_sentinels_that_say_nothing_hold_nobody_up() -> None:
         sentinel = Sentinel([one.getsockname() for one in silent], socket_timeout=60)
         client = stack.enter_context(sentinel.master_for("jobs"))
         began = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match="No master found for 'jobs'"):
+        with pytest.raises(BrokerUnavailable, match="no primary of 'jobs' is known"):
             open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
         assert time.monotonic() - began < CALL_LIMIT_SECONDS
+
+
+def test_b45_no_password_of_a_sentinel_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py before 7.4 shows the clients of the sentinels, with all that they were given."""
+
+    def discover_master(self: Sentinel, service_name: str) -> NoReturn:
+        shown = [repr(one.connection_pool.connection_kwargs) for one in self.sentinels]
+        raise MasterNotFoundError(f"No master found for {service_name!r} : {shown}")
+
+    monkeypatch.setattr(Sentinel, "discover_master", discover_master)
+    secret = {"username": "watch", "password": "hunter2"}
+    places = [("127.0.0.1", free_port()) for _ in range(2)]
+    sentinel = Sentinel(places, sentinel_kwargs=secret)
+    with sentinel.master_for("jobs", password="hunter3") as client:
+        with pytest.raises(MasterNotFoundError, match="hunter2"):
+            sentinel.discover_master("jobs")
+        with pytest.raises(BrokerUnavailable) as caught:
+            open_redis(client, clock=SystemClock(), worker_id=os.urandom(16))
+    assert "hunter" not in "".join(traceback.format_exception(caught.value))
+    known = "127.0.0.1:{}, 127.0.0.1:{}".format(*(port for _, port in places))
+    assert f"redis://jobs/0: no primary of 'jobs' is known to the sentinels {known}" in str(
+        caught.value
+    )
 
 
 def test_a_call_that_a_signal_cut_short_leaves_no_answer_to_the_next(running: RedisServer) -> None:

@@ -31,6 +31,7 @@ from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, namespace_of
 from dibs.wires.resp.bell import Bell
 from dibs.wires.resp.link import Link, NoAnswer, scripts_in
+from dibs.wires.resp.parts import parts_of
 
 BATCH = 1_000  # moved by one script: some 5 ms, for which everybody else waits
 SWEEPS = 20  # scripts that only move what fell due, before one grants what there is
@@ -56,6 +57,7 @@ class RedisBroker(contract.Broker):
         # No two have one name: both would take what is handed over to it.
         self._bell = Bell(link.another(), (worker_id + system_randomness(4)).hex(), clock)
         self._awaited: set[bytes] = set()
+        self._rung_for: set[str] = set()  # by the last claim; those of a lost answer too
         self._clock = clock
         self._turn = 0
         self._ahead_ms = 0  # the server's clock, of `boot_ms`, at most
@@ -118,8 +120,11 @@ class RedisBroker(contract.Broker):
         start, sent = self._turn % max(1, len(names)), self._clock.boot_ms()
         self._turn += 1
         turned = *names[start:], *names[:start]
-        found = self._claimed(limit, waiter, int(self._bell.is_idle), self._bell.lost, *turned)
-        more, now, next_ms, granted, states, wish = found
+        bell, left_out = self._bell, self._rung_for.difference(names)
+        self._rung_for.update(names if waiter else ())
+        asked = (limit, waiter, int(bell.is_idle), bell.lost, len(left_out), *left_out, *turned)
+        more, now, next_ms, granted, states, wish = self._claimed(*asked)
+        self._rung_for = set(names if waiter and len(granted) < limit else ())
         self._ahead_ms = now - sent
         self._bell.asked(wish)
         leases = leases_of(now, granted, states)
@@ -151,16 +156,18 @@ class RedisBroker(contract.Broker):
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
         """End leases, a batch of them in one step; after an answer that is lost, none."""
-        return self._in_batches("settle", settlements, _ends, ANSWERS.__getitem__)
+        sizes = parts_of(settlements, BATCH)
+        return self._in_batches("settle", settlements, sizes, _ends, ANSWERS.__getitem__)
 
     def extend(self, leases: Sequence[Lease]) -> list[contract.Extended]:
         """Renew leases, also those that ran out and were not granted again."""
-        return self._in_batches("extend", leases, _renewals, _extended)
+        return self._in_batches("extend", leases, itertools.repeat(BATCH), _renewals, _extended)
 
     def _in_batches(
         self,
         verb: str,
         items: Sequence[Item],
+        sizes: Iterator[int],
         put: Callable[[Sequence[Item]], Iterable[Any]],
         read: Callable[[int], Answer],
     ) -> list[Answer | contract.Unknown]:
@@ -168,7 +175,7 @@ class RedisBroker(contract.Broker):
             return map(read, self._run(verb, *put(batch)))
 
         with self._link.limit.together():
-            return in_parts(items, lambda: BATCH, step, NoAnswer)
+            return in_parts(items, sizes.__next__, step, NoAnswer)
 
     def bell(self) -> int:
         """Return a descriptor that stays, whatever becomes of the connection behind it."""
@@ -208,10 +215,11 @@ class RedisBroker(contract.Broker):
 
     def close(self) -> None:
         """Close the connections; who rings this one finds nobody there, and rings the next."""
-        for _ in range(2):  # the first may learn that its bell is dead
-            if self._bell.is_idle or self._bell.handed or self._bell.lost:
-                with contextlib.suppress(BrokerError):
-                    self.claim((), 0)
+        with self._link.limit.together():
+            for _ in range(2):  # the first may learn that its bell is dead
+                if self._bell.is_idle or self._bell.handed or self._bell.lost:
+                    with contextlib.suppress(BrokerError):
+                        self.claim((), 0)
         self._bell.close()
         self._link.close()
 

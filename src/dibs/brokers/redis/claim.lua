@@ -4,14 +4,17 @@
 -- ARGV: 1 to grant although more than fits a script has fallen due, which may come first; the limit;
 --   who is to be rung for what comes next, or ''; 1 if that one knows of nobody who has taken its wish
 --   to be handed a message, else 0; its name of before, on which it hears nothing any more and heard
---   nothing of its wish, or ''; and the queues, in turn.
+--   nothing of its wish, or ''; how many queues it asked to be rung for before and claims from no
+--   more, and those; and the queues, in turn.
 -- Returns: 1 if something is left over that should be asked for at once, else 0; the moment of the
 --   clock; in how many milliseconds time changes something, or -1; the messages granted; for each
 --   that came back before: its number among them, from 0, and its state as granted; and 1 if it may
 --   be handed a message now, 2 if somebody has taken its wish and has told its bell, else 0.
 
-local MOST_BYTES = 8388608 -- granted at once, but for the first 100
+local MOST_BYTES = 4194304 -- granted at once, and one message at least: all must arrive in one call
+local FIRST_STEP, MOST_IN_STEP = 8, 100
 local although, limit, waiter = ARGV[1] == '1', tonumber(ARGV[2]), ARGV[3]
+local first_queue = 7 + tonumber(ARGV[6])
 local MAY, TOLD = 1, 2
 local left_over = 0
 local granted, states, bytes = {}, {}, 0
@@ -28,6 +31,7 @@ local function count(id, packed)
   return state[FENCE] + 1
 end
 
+-- Those that do not fit go back to their places.
 local function grant_some(queue, limit)
   local popped = call('ZPOPMIN', READY .. queue, limit)
   local ids = {}
@@ -36,9 +40,14 @@ local function grant_some(queue, limit)
   end
   local found = call('HMGET', MESSAGES, unpack(ids))
   local before = call('HMGET', STATES, unpack(ids))
-  local held, first = {}, nil
+  local held, first, taken = {}, nil, 0
   for i, id in ipairs(ids) do
     local message = found[i]
+    if message and #granted > 0 and bytes + #message > MOST_BYTES then
+      left_over = 1
+      break
+    end
+    taken = i
     if message then -- else somebody deleted it by hand: its place goes, and stops nobody
       local fence = before[i] and count(id, before[i]) or 1
       local expiry = now + struct.unpack('>I5', message, 15)
@@ -53,16 +62,26 @@ local function grant_some(queue, limit)
     call('ZADD', HELD .. queue, unpack(held))
     plan(queue, first)
   end
+  for i = taken + 1, #ids do
+    call('ZADD', READY .. queue, popped[2 * i], ids[i])
+  end
+end
+
+-- Return how many are looked at next: as many as fit if they are like those that are granted.
+local function step()
+  if #granted == 0 then
+    return FIRST_STEP
+  end
+  local fit = math.floor((MOST_BYTES - bytes) / (bytes / #granted))
+  return math.max(1, math.min(fit, MOST_IN_STEP))
 end
 
 -- In steps, since messages may be large, and whoever waits for the server must not wait for long.
 local function grant(queue, limit)
-  for done = 0, limit - 1, 100 do
-    if bytes > MOST_BYTES then
-      left_over = 1
-      return
-    end
-    grant_some(queue, math.min(100, limit - done))
+  while left_over == 0 and limit > 0 do
+    local some = math.min(step(), limit)
+    grant_some(queue, some)
+    limit = limit - some
   end
 end
 
@@ -119,10 +138,28 @@ local function wish(queues)
   return told and TOLD or idle and MAY or 0
 end
 
+local function ready_in(queue)
+  local paused = call('SISMEMBER', PAUSED, queue) == 1
+  return paused and 0 or call('ZCARD', READY .. queue)
+end
+
+-- Take it from the queues that it claims from no more. It may have been rung for one of them after
+-- its last claim, and does not look there now: another must
+-- (test_a_ring_for_a_queue_that_is_claimed_from_no_more_is_passed_on).
+local function withdraw()
+  for i = 7, first_queue - 1 do
+    local queue = ARGV[i]
+    local was_rung = call('ZREM', WAITING .. queue, waiter, ARGV[5]) == 0
+    if was_rung and ready_in(queue) > 0 then
+      ring(queue)
+    end
+  end
+end
+
 -- Give back what a name was told of that nobody hears any more, uncounted: it waits for nobody.
 local function give_back(lost)
   call('HDEL', IDLE, lost)
-  for i = 6, #ARGV do
+  for i = first_queue, #ARGV do
     call('ZREM', WAITING .. ARGV[i], lost)
   end
   local handed = call('GET', HANDED .. lost)
@@ -147,15 +184,14 @@ end
 if ARGV[4] ~= '1' and waiter ~= '' then
   call('DEL', HANDED .. waiter) -- it has heard that
 end
+withdraw()
 if ARGV[5] ~= '' then
   give_back(ARGV[5])
 end
 local queues, ready = {}, {}
-for i = 6, #ARGV do
-  local queue = ARGV[i]
-  queues[#queues + 1] = queue
-  local paused = call('SISMEMBER', PAUSED, queue) == 1
-  ready[#ready + 1] = paused and 0 or call('ZCARD', READY .. queue)
+for i = first_queue, #ARGV do
+  queues[#queues + 1] = ARGV[i]
+  ready[#ready + 1] = ready_in(ARGV[i])
 end
 local share = shares(ready)
 for i, queue in ipairs(queues) do

@@ -157,6 +157,17 @@ class Waiting(Cases):
         assert rung(both) == [both]
         assert rung(a, within=0) == []
 
+    def test_rule_24_a_queue_that_a_claim_leaves_out_is_waited_for_no_more(
+        self, harness: Harness, broker: Broker
+    ) -> None:
+        """Its ring goes to one who would claim from there; that of the others comes as before."""
+        fewer, other = waiter(harness, "a", "b"), waiter(harness, "b")
+        assert claim(fewer, "a", limit=10) == []
+        publish(broker, message("b"))
+        assert rung(fewer, other) == [other]
+        publish(broker, message("a"))
+        assert rung(fewer) == [fewer]
+
     def test_rule_24_a_waiter_that_closed_is_not_waited_for(
         self, harness: Harness, broker: Broker
     ) -> None:

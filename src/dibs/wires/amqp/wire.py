@@ -18,6 +18,7 @@ from pika.exceptions import AMQPError, StreamLostError
 from pika.frame import decode_frame
 
 from dibs.wires.amqp.frames import Reader, Take, published
+from dibs.wires.keepalive import keep_alive
 from dibs.wires.resolve import addresses
 
 _READ_BYTES = 1 << 18
@@ -250,7 +251,8 @@ class Wire(Connection):
         host, port = self.params.host, self.params.port
         self._socket = self._dial(host, port)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # Who only publishes has no heartbeat: between two calls nobody would answer it.
+        keep_alive(self._socket)
         if (tls := self.params.ssl_options) is not None:
             name = tls.server_hostname or host
             self._socket.settimeout(self._patience())

@@ -43,13 +43,14 @@ class Address(Struct, frozen=True):
     """How a connection is made, and how that is shown to people: without secrets.
 
     `client` is the ready-made one that this is the address of, if it is: what asks sentinels must
-    live as long as somebody may ask.
+    live as long as somebody may ask. `no_primary` is said when none of those knows whom to ask.
     """
 
     shown: str
     kind: Callable[..., Connecting]
     settings: Mapping[str, Any]
     client: object = None
+    no_primary: str = ""
 
     def how_many(self, seconds: float) -> int:
         """Say how many addresses are tried one after the other: those of its name, if it has one.
@@ -133,10 +134,17 @@ def address_in(client: Redis) -> Address:
     host, port = settings.get("host", "localhost"), settings.get("port", PORT)
     place = settings.get("path") or getattr(pool, "service_name", None) or f"{host}:{port}"
     shown = f"redis://{place}/{settings.get('db', 0)}"
-    kind = pool.connection_class
-    if isinstance(pool, SentinelConnectionPool):
-        kind = partial(_connection_by_sentinels, pool)
-    return Address(shown, kind, settings, client)
+    if not isinstance(pool, SentinelConnectionPool):
+        return Address(shown, pool.connection_class, settings, client)
+    kind = partial(_connection_by_sentinels, pool)
+    asked = ", ".join(f"{at['host']}:{at['port']}" for at in _sentinels_of(pool))
+    why = "they do not answer, or refuse the password, or do not know it"
+    no_primary = f"no primary of {pool.service_name!r} is known to the sentinels {asked}: {why}"
+    return Address(shown, kind, settings, client, no_primary)
+
+
+def _sentinels_of(pool: SentinelConnectionPool) -> list[Mapping[str, Any]]:
+    return [one.connection_pool.connection_kwargs for one in pool.sentinel_manager.sentinels]
 
 
 def _connection_by_sentinels(pool: SentinelConnectionPool, **settings: Any) -> Connecting:
@@ -152,9 +160,9 @@ def _connection_by_sentinels(pool: SentinelConnectionPool, **settings: Any) -> C
         "socket_timeout": share,
         "retry": Retry(NoBackoff(), 0),
     }
-    known = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
     manager.sentinels = [
-        Redis(at["host"], at["port"], **{**manager.sentinel_kwargs, **bounds}) for at in known
+        Redis(at["host"], at["port"], **{**manager.sentinel_kwargs, **bounds})
+        for at in _sentinels_of(pool)
     ]
     asking = copy(settings["connection_pool"])
     asking.sentinel_manager = manager

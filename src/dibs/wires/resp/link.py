@@ -22,17 +22,16 @@ from msgspec import Struct
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError
 
 from dibs.clock import Clock
 from dibs.errors import BrokerBusy, BrokerError, BrokerFull, BrokerRefused, BrokerUnavailable
+from dibs.wires.keepalive import keep_alive
 from dibs.wires.limit import Limit
 from dibs.wires.resp.address import Address, Connecting
 
 READ_BYTES = 1 << 16
 CROWDED = "ERR max number of clients"
-KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3}
-"""After how many seconds of silence the system asks for the peer (by either of two names), how many
-later again, and how often; each where a platform has it."""
 KINDS: dict[str, type[BrokerError]] = {
     CROWDED: BrokerUnavailable,
     "OOM": BrokerFull,
@@ -52,16 +51,6 @@ _socket_of = attrgetter("_sock")  # redis-py hands it out no other way
 def _say_nothing(connection: object) -> None:
     """Stand in for what redis-py would say on a new connection."""
     del connection
-
-
-def _keep_alive(stream: socket.socket) -> None:
-    """Have a peer that is gone be noticed, and what is between not forget one that is there."""
-    if stream.family == socket.AF_UNIX:
-        return
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if (option := getattr(socket, name, None)) is not None:
-            stream.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class NoAnswer(BrokerUnavailable):
@@ -229,11 +218,15 @@ class Link:
             connection = self.address.kind(**{**self.address.settings, **own})
             self._connection, self._reader = connection, hiredis.Reader()
             connection.connect()
-            _keep_alive(self.socket())
+            keep_alive(self.socket())
             for command in self.address.greeting():
                 answer = self._exchanged(command, deadline)
                 if isinstance(answer, hiredis.ReplyError):
                     raise RedisError(answer)
+        except MasterNotFoundError:
+            # redis-py's own text has the passwords of the sentinels in it, before 7.4
+            # (by test_b45_no_password_of_a_sentinel_is_ever_shown).
+            raise BrokerUnavailable(f"{self.address.shown}: {self.address.no_primary}") from None
         except (RedisError, OSError, hiredis.ProtocolError) as exc:
             raise BrokerUnavailable(f"{self.address.shown}: {exc}") from exc
 
