@@ -49,7 +49,7 @@ def source() -> Source:
 
 @pytest.fixture
 def polls(source: Source) -> Iterator[Polls[str]]:
-    made = Polls(source.poll, source.given_back.extend, SystemClock())
+    made = Polls(source.poll, source.given_back.extend, lambda _: 0.0)
     yield made
     made.close()
     source.bring()

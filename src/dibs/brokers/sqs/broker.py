@@ -5,7 +5,7 @@ it for its new holder's: that stands here for a fence; or let what one queue lac
 Called by: whoever holds a `Broker`; made by `open_sqs`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
@@ -56,10 +56,10 @@ class SqsBroker(contract.Broker):
         self._moves = Moves(client, self._calls, queues.heard)
         self._carrier = Carrier(client, self._calls, queues.heard)
         self._holds = Holds()
-        self._receives = Receives(client, taken(polling, address), queues, self._calls, parcel_of)
-        self._polls = Polls(self._receives.poll, self._give_back, clock)
-        self._rung = False
-        self._claims = count()
+        clients = client, taken(polling, address)
+        self._receives = Receives(clients, queues, self._calls, parcel_of, self._give_back)
+        self._polls = Polls(self._receives.poll, self._give_back, self._receives.waited)
+        self._rung, self._claims = False, count()
         if ".amazonaws." not in client.meta.endpoint_url:
             note = "as durable as this endpoint is, which is not Amazon's"
             self.capabilities = replace(CAPABILITIES, durability="D0", durability_note=note)
@@ -91,34 +91,33 @@ class SqsBroker(contract.Broker):
         """Grant what polls brought, and what receives bring that wait for nothing."""
         limit = min(limit, self.capabilities.batch_limit)
         if limit <= 0 or not queues:
-            self._polls.stop()
+            self._give_back(self._polls.stop(), self._calls.until(self._seconds))
             return contract.Claim([], None)
         now, until = self._calls.now(), self._calls.until(self._seconds)
+        half = self._calls.half(until)  # the rest is for what is found: to hide it, or it is lost
         start = next(self._claims) % len(queues)
         named = dict.fromkeys((*queues[start:], *queues[:start]))
         turn = [queue for queue in named if contract.QUEUE_NAME.fullmatch(queue)]
         look = [queue for queue in turn if not self._polls.waits(queue)]
-        ready, long = self._polls.ready(turn), self._queues.long_of(turn, until)
+        ready, long = self._polls.ready(turn), self._queues.long_of(turn, half)
         asked = {*look, *ready, *(queue.removesuffix(LONG) for queue in long)}
-        shut = self._queues.shut_of(asked, until)
+        shut = self._queues.shut_of(asked, half)
         lack = next((why for _, why in sorted(shut.items()) if why is not None), None)
         turn = [queue for queue in turn if shut.get(queue) is None]
         if lack is not None and not turn:
             raise self._queues.error(lack)
         # From here on nothing is raised while something is in hand: it would be lost.
         brought = [one for one in self._polls.take(ready, limit) if one.sure_until > now]
-        self._give_back([one for one in brought if one.message.queue in shut], until)
-        parcels = [one for one in brought if one.message.queue not in shut]
         open_ = [queue for queue in (*look, *long) if queue.removesuffix(LONG) not in shut]
-        found, failure = self._receives.at_once(open_, limit - len(parcels), until)
-        leases, unhidden = self._granted([*parcels, *found], now, until)
+        found, failure = self._receives.at_once(open_, limit - len(brought), until)
+        leases, unhidden = self._granted([*brought, *found], shut, now, until)
         if self._rung:
             self._polls.want(turn, limit - len(leases))
         trouble = failure or unhidden
         if trouble is not None and not leases:
             raise self._queues.error(trouble)
         self._polls.tell(self._queues.error(told) if (told := trouble or lack) else None)
-        sure = lack is None and (not self._rung or self._polls.found_nothing(turn))
+        sure = lack is None and (not (self._rung or found) or self._polls.found_nothing(turn))
         return contract.Claim(leases, None, sure)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[contract.Settled]:
@@ -194,18 +193,19 @@ class SqsBroker(contract.Broker):
         self._moves.make(moves, until or self._calls.until())
 
     def _granted(
-        self, parcels: list[Parcel], now: float, until: float
+        self, parcels: list[Parcel], shut: Collection[str], now: float, until: float
     ) -> tuple[list[Lease], Failure | None]:
         """Grant what is due, hidden for its own time from now on; send the rest on another hop.
 
-        What could not be hidden is sent anew as well; the second value says why it could not.
+        What is of a shut queue or could not be hidden is sent anew; the second value says why not.
         """
-        later = [one for one in parcels if one.left_ms > 0]
-        why, back = None, [one for one in later if not one.url.endswith(LONG)]  # see FRESH_MS
-        due = {one.handle: one for one in parcels if one.left_ms <= 0}
+        due = {p.handle: p for p in parcels if p.left_ms <= 0 and p.message.queue not in shut}
+        left = [one for one in parcels if one.handle not in due]
+        why, back = None, [one for one in left if not one.url.endswith(LONG)]  # see FRESH_MS
         hides = [(one, one.message.visibility_timeout_ms) for one in due.values() if one.odd]
         items = [hiding(one.url, one.handle, ms, one.sure_until) for one, ms in hides]
-        for (one, ms), failure in zip(hides, self._moves.hide(items, until), strict=True):
+        half = self._calls.half(until)
+        for (one, ms), failure in zip(hides, self._moves.hide(items, half), strict=True):
             if failure is not None:
                 del due[one.handle]
                 if not failure.over:

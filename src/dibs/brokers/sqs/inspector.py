@@ -35,11 +35,12 @@ class SqsInspector(Inspector):
 
     def queues(self) -> list[QueueCounts]:
         """Return the counts of every queue of the prefix, by name."""
-        (names,) = self._ask([self._queues.names])
+        until = self._queues.until()
+        (names,) = self._ask([self._queues.names], until)
         alive = [name for name in names if not name.endswith(RESERVED)]
         dead = [name + DEAD for name in alive if name + DEAD in names]
-        settings = self._ask([partial(self._settings, name) for name in (*alive, *dead)])
-        tags = self._ask([partial(self._queues.paused, name) for name in alive])
+        settings = self._ask([partial(self._settings, name) for name in (*alive, *dead)], until)
+        tags = self._ask([partial(self._queues.paused, name) for name in alive], until)
         found = dict(zip((*alive, *dead), settings, strict=True))
         return [
             QueueCounts(name, *_counts(found[name]), _ready(found.get(name + DEAD)), None, paused)
@@ -64,8 +65,9 @@ class SqsInspector(Inspector):
 
     def findings(self) -> list[Finding]:
         """Return what the queues of the prefix are set to."""
-        (names,) = self._ask([self._queues.names])
-        settings = self._ask([partial(self._settings, name) for name in names])
+        until = self._queues.until()
+        (names,) = self._ask([self._queues.names], until)
+        settings = self._ask([partial(self._settings, name) for name in names], until)
         pairs = zip(names, settings, strict=True)
         endpoint = self._client.meta.endpoint_url
         plain = endpoint.startswith("http://")
@@ -117,9 +119,10 @@ class SqsInspector(Inspector):
 
     def resume(self, queue: str) -> None:
         """Take the tag away."""
-        (names,) = self._ask([self._queues.names])
+        until = self._queues.until()
+        (names,) = self._ask([self._queues.names], until)
         if queue in names:
-            self._ask([partial(self._queues.resume, queue)])
+            self._ask([partial(self._queues.resume, queue)], until)
 
     def _settings(self, name: str) -> dict[str, str]:
         url, verb = self._queues.url(name), self._client.get_queue_attributes

@@ -9,6 +9,7 @@ Called by: the batches and polls of SQS, whose client makes one request after th
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from math import inf
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -84,10 +85,19 @@ class Calls:
         """Return when what begins now must be over."""
         return self.now() + seconds
 
-    def all(self, calls: Sequence[Timed[T]], until: float) -> list[T | Exception]:
+    def half(self, until: float) -> float:
+        """Return when half of the time that is left is over: the rest is for what follows."""
+        return (self.now() + until) / 2
+
+    def all(
+        self,
+        calls: Sequence[Timed[T]],
+        until: float,
+        late: Callable[[T], None] | None = None,
+    ) -> list[T | Exception]:
         """Make calls at once; return what each returned or raised, at `until` at the latest.
 
-        Any thread may ask, while another does.
+        Any thread may ask, while another does. `late` is given what a call returns after that.
         """
         futures: list[Future[T]] = [Future() for _ in calls]
         for asked in zip(futures, calls, strict=True):
@@ -96,7 +106,12 @@ class Calls:
         if self._started(len(calls)):
             why = "the time was over before it could be sent"
             wait(futures, max(0.0, until - self.now()))
-        return [_answer(future, why) for future in futures]
+        answers = [_answer(future, why) for future in futures]
+        if late is not None:
+            for future, answer in zip(futures, answers, strict=True):
+                if isinstance(answer, NotAnswered):
+                    future.add_done_callback(partial(_came, late))
+        return answers
 
     def _started(self, calls: int) -> bool:
         """Start the threads that so many calls need; return whether there is any."""
@@ -136,6 +151,11 @@ class Calls:
                 if _current.attempts > 1:  # the last says nothing of those before it
                     error = NotAnswered(f"{type(error).__name__}: {error}")
                 future.set_exception(error)
+
+
+def _came(late: Callable[[T], None], future: "Future[T]") -> None:
+    if future.exception() is None:
+        late(future.result())
 
 
 def _answer(future: "Future[Any]", uncalled: str) -> Any:

@@ -93,7 +93,7 @@ class Moves:
     def make(self, moves: Sequence[Move], until: float) -> None:
         """Make moves; each then says why it is not known to be made. `copied`: its copy is."""
         copies = [(move, move.copy) for move in moves if move.copy is not None]
-        half = (until + self._calls.until(0)) / 2
+        half = self._calls.half(until)
         for (move, _), failure in zip(
             copies, self.send([copy for _, copy in copies], half), strict=True
         ):

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from dibs.clock import Clock
 from dibs.errors import BrokerUnavailable
 from dibs.wakepipe import WakePipe
 
@@ -29,28 +28,29 @@ T = TypeVar("T")
 class _Poll(Generic[T]):
     """The polls for one queue. `want` is how many messages its waiter has room for.
 
-    `since` is when it began to want some. `dry`: the last one brought less than it asked for, so
-    there is no more to be had just now.
+    `dry`: the last one brought less than it asked for, so there is no more to be had just now.
     """
 
     def __init__(self) -> None:
         self.want = 0
-        self.since = 0.0
         self.under_way = False
         self.dry = False
         self.brought: deque[T] = deque()
 
 
 class Polls(Generic[T]):
-    """One waiter's polls. `poll(queue, most)` waits for messages; both functions may raise."""
+    """One waiter's polls. `poll(queue, most)` waits for messages; it may raise, as `give_back` may.
+
+    `waited(queue)` says for how many seconds it has done so by now: it may ask something before.
+    """
 
     def __init__(
         self,
         poll: Callable[[str, int], list[T]],
         give_back: Callable[[list[T]], None],
-        clock: Clock,
+        waited: Callable[[str], float],
     ) -> None:
-        self._clock = clock
+        self._waited = waited
         self._poll = poll
         self._give_back = give_back
         self._bell = WakePipe()
@@ -106,10 +106,10 @@ class Polls(Generic[T]):
 
     def found_nothing(self, queues: Sequence[str]) -> bool:
         """Whether polls for all of these have waited for so long that nothing can be there."""
-        sure = self._clock.monotonic() - SURE_SECONDS
         with self._changed:
             polls = [self._polls.get(queue) for queue in queues]
-            return all(p and p.want and not p.brought and p.since <= sure for p in polls)
+            wanted = all(poll and poll.want and not poll.brought for poll in polls)
+            return wanted and all(self._waited(queue) >= SURE_SECONDS for queue in queues)
 
     def want(self, queues: Sequence[str], room: int) -> None:
         """Wait for up to `room` messages of these queues, and for no others."""
@@ -119,8 +119,6 @@ class Polls(Generic[T]):
                     self._begin(queue)
             for queue, poll in self._polls.items():
                 wanted = min(TEN, -(-room // len(queues))) if queue in queues else 0
-                if wanted and not poll.want:
-                    poll.since = self._clock.monotonic()
                 if wanted and poll.brought and self._open:
                     self._bell.ring()  # it came unwanted, after the last look
                 poll.want, poll.dry = wanted, False
@@ -137,15 +135,14 @@ class Polls(Generic[T]):
         else:
             self._polls[queue] = poll
 
-    def stop(self) -> None:
-        """Want nothing more, and give back at once what came."""
+    def stop(self) -> list[T]:
+        """Want nothing more; return what came, which is to be given back at once."""
         self.want([], 0)
         with self._changed:
             left = [one for poll in self._polls.values() for one in poll.brought]
             for poll in self._polls.values():
                 poll.brought.clear()
-        if left:
-            self._give_back(left)
+            return left
 
     def close(self) -> None:
         """Stop; threads end when the polls that are under way have."""

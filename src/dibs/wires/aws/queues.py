@@ -56,6 +56,10 @@ class Queues:
         for task in tasks:
             self.losses[task.queue] = max(self.losses.get(task.queue, 0), task.max_lost)
 
+    def until(self) -> float:
+        """Return when questions that begin now, one after the other, must all be answered."""
+        return self._calls.until()
+
     def ask(self, calls: Sequence[Callable[[], T]], until: float | None = None) -> list[T]:
         """Return what each call answers, or raise as a `BrokerError` what kept one from it."""
         answers: list[T] = []
