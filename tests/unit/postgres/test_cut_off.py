@@ -26,7 +26,7 @@ from dibs.testing.making import claim, claim_all, ids, message, messages, publis
 from dibs.wires.libpq.arrays import INT8, TEXT, array_of
 from dibs.wires.libpq.session import Call
 from tests.servers.ports import free_port
-from tests.servers.postgres import serving
+from tests.servers.postgres import serving, stop_the_clock
 from tests.unit.postgres.conftest import Open
 from tests.worker.workers import until
 
@@ -78,6 +78,72 @@ def test_rule_23_the_leases_of_others_come_back_though_whoever_swept_was_cut_off
     )
     assert ids(granted[-1].leases) == ids(held) == ids(published[:2])
     assert (broker.claim(["photos"], 5).next_in or 0) > 0.5
+
+
+def test_what_is_due_and_another_moves_is_looked_for_less_and_less_often(
+    opened: Open, sql: Sql, url: str
+) -> None:
+    """Its commit may never come; what falls due meanwhile, and a backlog, is moved in time."""
+    broker, schema, due_ms = opened(), url.partition("&schema=")[2], 1_800_000_000_000
+    stop_the_clock(sql, schema, due_ms - 1)
+    publish(broker, message(due_ms=due_ms))
+    sql.execute("UPDATE test_time SET ms = ms + 1")
+    with psycopg.connect(url.partition("&schema=")[0]) as other:
+        other.execute(f"SET search_path = {schema}".encode())
+        other.execute("SELECT tidy(now_ms())")
+        for after_ms, seconds in ((0, 0.001), (30, 0.03), (300, 0.3), (5_000, 1.0)):
+            sql.execute("UPDATE test_time SET ms = %s", (due_ms + after_ms,))
+            assert broker.claim(["mails"], 5).next_in == seconds
+        for later_ms in (5_020, 5_030):
+            publish(broker, message(due_ms=due_ms + later_ms))
+        assert broker.claim(["mails"], 5).next_in == 0.02
+        sql.execute("UPDATE test_time SET ms = ms + 9000")
+        sql.execute(
+            "INSERT INTO scheduled SELECT %s, -n, gen_random_uuid(), 1, 9"
+            " FROM generate_series(1, 5003) n",
+            (due_ms,),
+        )
+        assert broker.claim(["mails"], 5).next_in == 0.001
+
+
+def test_a_claim_waits_for_nobody_who_holds_the_row_of_a_dead_waiter(
+    opened: Open, sql: Sql, url: str
+) -> None:
+    """Its last sweep forgets what it can of him, and a later one the rest."""
+    broker, dead = opened(), waiting(opened())
+    mine = publish(broker, *messages(2))
+    dead.results(ids(mine))
+    assert dead._bell._session is not None
+    dead._bell._session.close()
+    alone = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    until(lambda: sql.execute(alone).fetchone() == (0,), "the server knows")
+    rows = "SELECT (SELECT count(*) FROM waiter), (SELECT count(*) FROM awaited)"
+    with psycopg.connect(url.partition("&schema=")[0]) as other:
+        other.execute(f"SELECT FROM {url.partition('&schema=')[2]}.waiter FOR UPDATE".encode())
+        sql.execute("UPDATE upkeep SET next_ms = 0")
+        assert ids(claim(broker, limit=3)) == ids(mine)
+        assert sql.execute("SELECT count(*) FROM idle").fetchone() == (0,)
+        assert sql.execute(rows).fetchone() == (1, 2)
+    sql.execute("UPDATE upkeep SET next_ms = 0")
+    assert claim(broker) == []
+    assert sql.execute(rows).fetchone() == (0, 0)
+
+
+def test_results_whose_time_is_over_are_pruned_as_fast_as_workers_claim(
+    opened: Open, sql: Sql, url: str
+) -> None:
+    """Not one page a second for all of them; where no page is full, once a second is enough."""
+    broker = opened()
+    stop_the_clock(sql, url.partition("&schema=")[2], 1_800_000_000_000)
+    sql.execute("INSERT INTO result SELECT gen_random_uuid(), 0 FROM generate_series(1, 10001)")
+    left = []
+    for _ in range(3):
+        assert claim(broker) == []
+        left.append(sql.execute("SELECT count(*) FROM result").fetchone())
+    assert left == [(5_001,), (1,), (0,)]
+    sql.execute("INSERT INTO result SELECT gen_random_uuid(), 0")
+    assert claim(broker) == []
+    assert sql.execute("SELECT count(*) FROM result").fetchone() == (1,)
 
 
 def test_rule_25_a_waiter_goes_on_though_whoever_hands_it_something_was_cut_off(
@@ -222,8 +288,7 @@ def test_b38_a_bell_that_is_cut_as_it_is_hung_up_is_hung_up_again(
     with monkeypatch.context() as patch:
         patch.setattr(session, "execute", cut)
         assert claim(waiter, limit=2) == []
-    for _ in range(2):
-        assert claim(waiter, limit=2) == []
+    until(lambda: claim(waiter, limit=2) == [] and waiter._bell.is_idle, "it is tried again")
     publish(broker, message())
     assert rung(waiter) == [waiter]
     assert len(claim(waiter, limit=2)) == 1

@@ -571,6 +571,7 @@ def test_a_note_on_its_way_is_of_the_wish_before_and_none_is_made_anew(
     with monkeypatch.context() as patch:
         patch.setattr(waiter._bell, "channel", lambda: waiter._bell._channel)
         patch.setattr(waiter._bell._selector, "select", lambda _: [])
+        patch.setattr(waiter._bell._session, "answers", lambda: True)
         assert waiter.claim(["photos"], 5) == Claim([], 0)
     assert count(sql, "idle WHERE queues IS NOT NULL") == 0
     assert len(claim(heard(waiter), limit=5)) == 1

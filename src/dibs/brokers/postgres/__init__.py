@@ -14,7 +14,7 @@ from dibs.brokers.contract import CALL_LIMIT_SECONDS, Broker
 from dibs.brokers.postgres.broker import PostgresBroker
 from dibs.clock import Clock
 from dibs.wires.libpq.dial import SCHEMA, address, dial
-from dibs.wires.libpq.listener import Listener
+from dibs.wires.libpq.listener import SHARE, Listener
 from dibs.wires.libpq.schema import prepare
 from dibs.wires.libpq.session import Session
 from dibs.wires.limit import Limit
@@ -70,7 +70,7 @@ def open_postgres(
         BrokerUnavailable, BrokerRefused: as `open_url`.
     """
     limit = Limit(CALL_LIMIT_SECONDS, clock)
-    sessions = [Session(connect, clock, shown, schema, limit, persistent=listen) for _ in range(2)]
-    bell = Listener(sessions[1] if listen else None, worker_id)
-    found = prepare(sessions[0], connect, MIGRATIONS)
-    return PostgresBroker(sessions[0], bell, clock, created=found == 0)
+    session = Session(connect, clock, shown, schema, limit, persistent=listen)
+    found = prepare(session, connect, MIGRATIONS)
+    bell = Listener(session.beside(SHARE) if listen else None, worker_id, clock)
+    return PostgresBroker(session, bell, clock, created=found == 0)

@@ -10,14 +10,19 @@ Whoever listens holds an advisory lock as long as the connection lives. So whoev
 the dead, and the ring is not lost on them.
 """
 
+import math
 from selectors import EVENT_READ, DefaultSelector
 
-from dibs.clock import system_randomness
+from dibs.clock import Clock, system_randomness
 from dibs.errors import BrokerError
 from dibs.wires.libpq.session import Session
 
 RING_SECONDS = 0.1
 """How long a ring is waited for that was sent before the answer which told of it."""
+SHARE = 1 / 3
+"""What the bell may take of a call's time: the call needs the rest, and can do without a bell."""
+RETRY_SECONDS = 1.0
+"""How long after it could not listen it tries again at most: ten times what that took of a call."""
 STANDS, TAKEN = 1, 2
 """What a claim says of the wish to be handed a message. If it is taken, a note is on its way."""
 
@@ -25,8 +30,10 @@ STANDS, TAKEN = 1, 2
 class Listener:
     """A bell that may be rung for queues, and for the ends of messages."""
 
-    def __init__(self, session: Session | None, worker_id: bytes) -> None:
+    def __init__(self, session: Session | None, worker_id: bytes, clock: Clock) -> None:
         self._session = session
+        self._clock = clock
+        self._retry_at = -math.inf
         # No two have one name: both would take what is handed over to it.
         self._channel = f"dibs_{(worker_id + system_randomness(4)).hex()}"
         # A selector has a descriptor that can be waited on; the connection in it may be exchanged.
@@ -51,12 +58,7 @@ class Listener:
             return None
         rang = self._session.notified()
         if rang is None:
-            try:
-                self._listen(self._session)
-            except BrokerError:
-                self._forget()
-                return None
-            return self._channel
+            return self._channel if self._listens(self._session) else None
         for note in rang:
             if note == b"work":
                 self.armed = frozenset()
@@ -81,6 +83,10 @@ class Listener:
             return True
         while wish == TAKEN and self.is_idle and self._selector.select(RING_SECONDS):
             self.channel()
+        # It may be dead without a sign, and each wish would cost a message.
+        doubted = self._session if wish == TAKEN and self.is_idle else None
+        if doubted is not None and doubted.answers():
+            self.channel()
         is_missed, self.is_idle = wish == TAKEN and self.is_idle, wish == STANDS
         return not is_missed
 
@@ -91,6 +97,20 @@ class Listener:
         self._forget()
         self._selector.close()
         return channel
+
+    def _listens(self, session: Session) -> bool:
+        """Listen anew, unless it was tried just now; return whether it does."""
+        if self._clock.monotonic() < self._retry_at:
+            return False
+        began = self._clock.monotonic()
+        try:
+            self._listen(session)
+        except BrokerError:
+            self._forget()
+            now = self._clock.monotonic()
+            self._retry_at = now + min(10 * (now - began), RETRY_SECONDS)
+            return False
+        return True
 
     def _listen(self, session: Session) -> None:
         self._forget()

@@ -12,6 +12,7 @@ middle of an answer.
 
 import select
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from psycopg import Connection, Error, OperationalError, adapters, pq
@@ -31,6 +32,8 @@ Call = tuple[Any, ...]
 
 _LISTEN_NO = "add listen=no to the URL, and no options (docs/postgres.md, The URL)"
 _TRIES = 3
+_SHORTEST_DIAL_SECONDS = 0.5
+"""Over TLS, or from far away, to connect takes longer than a call for a short lease may."""
 _PASSING = {"40001", "40P01", "23505"}
 """Another transaction was quicker: tried again, its outcome is seen."""
 _ADAPTERS = AdaptersMap(adapters)
@@ -71,7 +74,7 @@ class Session:
     """A connection that is opened anew whenever it is gone.
 
     `connect` is given the seconds it may take. `limit` may be that of other sessions too. `schema`
-    is where the functions are.
+    is where the functions are. `share` is what a call may take of what is left of the limit.
     `persistent` False: each transaction may meet another connection of the server, behind a pooler.
     """
 
@@ -84,6 +87,7 @@ class Session:
         limit: Limit,
         *,
         persistent: bool = True,
+        share: float = 1,
     ) -> None:
         self.shown = shown
         self.schema = schema
@@ -91,10 +95,16 @@ class Session:
         self._connect = connect
         self._clock = clock
         self.persistent = persistent
+        self._share = share
         self._held: Connection[Any] | None = None
         self._prepared: set[bytes] = set()
         self._load = Transformer(_ADAPTERS)
         self._deadline = 0.0
+
+    def beside(self, share: float) -> "Session":
+        """Return another connection to the same place, with a share of the same limit."""
+        of = (self._connect, self._clock, self.shown, self.schema, self.limit)
+        return Session(*of, persistent=self.persistent, share=share)
 
     @property
     def is_open(self) -> bool:
@@ -116,10 +126,10 @@ class Session:
 
         Raises:
             Unanswered: the connection was lost on the way, or no answer came in time.
-            BrokerUnavailable: there is no connection, and nothing left.
+            BrokerUnavailable: there is no connection, or no time, and nothing left.
             BrokerBusy, BrokerFull, BrokerRefused: the server said no.
         """
-        self._deadline = self.limit.until()
+        self._begin()
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self._run([[before] if before else [], calls, [after] if after else []])
@@ -127,6 +137,19 @@ class Session:
                 if not tries_left or error.state not in _PASSING:
                     raise meaning(error, self.shown) from error
         raise AssertionError
+
+    def answers(self) -> bool:
+        """Return whether the connection is there; what was notified before has come then.
+
+        One that does not answer in time is dropped. None is made instead, as it would be to run
+        anything: that would not be the one that listens.
+        """
+        held = self._held
+        with suppress(BrokerError):
+            self.execute("SELECT")
+        if self._held is not held:
+            self.close()
+        return self.is_open
 
     def execute(self, *statements: str) -> list[list[Row]]:
         """Run statements without values in one transaction; return the rows of each."""
@@ -154,32 +177,47 @@ class Session:
 
         The address is "" for a socket in the file system. Raises as `run` does.
         """
-        self._deadline = self.limit.until()
+        self._begin()
         connection = self._opened()
         modes = [option.val for option in connection.info if option.keyword == b"sslmode"]
         verified = modes == [b"verify-full"] if connection.ssl_in_use else None
         return connection.hostaddr.decode(), verified
 
     def notified(self) -> list[bytes] | None:
-        """Return what notifications have come, without waiting; None if there is no connection."""
+        """Return what notifications have come; None if there is no connection.
+
+        What came and is none is mostly the last word of a server that is about to hang up: it is
+        asked, for what it still told that connection nobody would hear.
+        """
         if self._held is None:
             return None
         connection = self._held.pgconn
+        poll = select.poll()
+        poll.register(connection.socket, select.POLLIN)
         try:
+            came = poll.poll(0)
             connection.consume_input()
         except Error:
             self.close()
             return None
-        found = []
-        while note := connection.notifies():
-            found.append(note.extra)
-        return found
+        found = list(iter(connection.notifies, None))
+        if came and not found:
+            if not self.answers():
+                return None
+            found = list(iter(connection.notifies, None))
+        return [note.extra for note in found]
+
+    def _begin(self) -> None:
+        now = self._clock.monotonic()
+        self._deadline = now + (self.limit.until() - now) * self._share
 
     def _opened(self) -> pq.abc.PGconn:
         if self._held is not None and _is_lost(self._held.pgconn):
             self.close()  # nothing was sent, so nothing is unknown: it is made anew
         if self._held is None:
             seconds = self._deadline - self._clock.monotonic()
+            if self._share == 1:  # the others leave time for what can do without them
+                seconds += max(0, _SHORTEST_DIAL_SECONDS - self.limit.seconds)
             self._held = reached(self._pipelined, seconds, self.shown)
         return self._held.pgconn
 
@@ -196,6 +234,10 @@ class Session:
     def _run(self, transactions: Sequence[Sequence[Call]]) -> list[list[Row]]:
         """Run three transactions, of which the second counts."""
         connection = self._opened()
+        if self._clock.monotonic() >= self._deadline:
+            # What is sent takes effect, and nobody would hear of it: a claim leases to nobody.
+            seconds = self.limit.seconds
+            raise BrokerUnavailable(f"{self.shown}: nothing was sent: {seconds:.3g} s were over")
         found: list[list[list[Row]]] = [[] for _ in transactions]
         failed: list[list[Failed]] = [[] for _ in transactions]
         committed = False

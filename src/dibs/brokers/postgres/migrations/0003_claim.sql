@@ -177,6 +177,7 @@ AS $$
 DECLARE
   page constant integer := 5000;
   moved integer;
+  pruned integer;
   mine boolean;
 BEGIN
   IF EXISTS (SELECT FROM scheduled s WHERE s.due_ms <= now) THEN
@@ -198,12 +199,12 @@ BEGIN
     )
     INSERT INTO ready SELECT o.queue, false, o.rank, o.seq, o.id, o.fence FROM over o;
     GET DIAGNOSTICS moved = ROW_COUNT;
-    PERFORM prune_results(page);
+    pruned := prune_results(page);
     PERFORM forget(w.channel) FROM (
       SELECT w.channel FROM waiter w WHERE is_dead(w.channel) LIMIT 100 FOR UPDATE SKIP LOCKED) w;
     PERFORM forget(i.channel) FROM (
       SELECT i.channel FROM idle i WHERE is_dead(i.channel) LIMIT 100 FOR UPDATE SKIP LOCKED) i;
-    UPDATE upkeep SET next_ms = CASE WHEN moved = page THEN now ELSE
+    UPDATE upkeep SET next_ms = CASE WHEN page IN (moved, pruned) THEN now ELSE
       least(now + 1000, (SELECT min(l.expiry_ms) FROM lease l WHERE l.expiry_ms > now)) END WHERE mine;
   END IF;
 END $$;
@@ -217,6 +218,14 @@ DECLARE
   sweep bigint;
 BEGIN
   SELECT s.due_ms INTO due FROM scheduled s ORDER BY s.due_ms LIMIT 1;
+  IF due <= now THEN
+    -- More than a page fell due, or somebody else holds it: he may never commit, so who looks for it waits as
+    -- long again as it has been due, up to a second.
+    PERFORM FROM scheduled s WHERE s.due_ms <= now ORDER BY s.due_ms, s.seq LIMIT 1 FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+      due := least(now + least(now - due, 1000), (SELECT min(s.due_ms) FROM scheduled s WHERE s.due_ms > now));
+    END IF;
+  END IF;
   IF EXISTS (SELECT FROM lease) THEN
     -- Long ago: somebody else holds the row, and this claim has swept.
     SELECT CASE WHEN u.next_ms < now - 1000 THEN now + 1000 ELSE u.next_ms END INTO sweep FROM upkeep u;
@@ -224,16 +233,19 @@ BEGIN
   RETURN CASE WHEN due IS NOT NULL OR sweep IS NOT NULL THEN greatest(1, least(due, sweep) - now) END;
 END $$;
 
--- Drops results whose time is over, `most` at a time.
-CREATE FUNCTION prune_results(most integer) RETURNS void
+-- Drops results whose time is over, `most` at a time; returns how many.
+CREATE FUNCTION prune_results(most integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
   now constant bigint := now_ms();
+  pruned integer;
 BEGIN
   DELETE FROM result WHERE ctid = ANY(ARRAY(
     SELECT r.ctid FROM result r WHERE r.expires_ms <= now
     ORDER BY r.expires_ms LIMIT most FOR UPDATE SKIP LOCKED));
+  GET DIAGNOSTICS pruned = ROW_COUNT;
+  RETURN pruned;
 END $$;
 
 -- arm: `me` wants to be rung for `names`. Asked before a claim, in a transaction of its own: what is
@@ -261,14 +273,19 @@ BEGIN
   INSERT INTO awaited SELECT me, t FROM unnest(ids) t ON CONFLICT DO NOTHING;
 END $$;
 
--- forget: `me` waits no more. What somebody is handing it stays to be seen by the next sweep.
+-- forget: `me` waits no more. What somebody is handing it stays to be seen by the next sweep, and so does its
+-- row among the waiters if somebody holds that: a sweep is a part of a claim, which must not wait for him. Whoever
+-- holds that row may be changing what it awaits.
 CREATE FUNCTION forget(me text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
-  DELETE FROM waiter w WHERE w.channel = me;
+  DELETE FROM waiter w WHERE w.ctid = ANY(ARRAY(
+    SELECT v.ctid FROM waiter v WHERE v.channel = me FOR UPDATE SKIP LOCKED));
   PERFORM wish(me, NULL, false);
   DELETE FROM idle i WHERE i.ctid = ANY(ARRAY(
     SELECT j.ctid FROM idle j WHERE j.channel = me AND j.id IS NULL FOR UPDATE SKIP LOCKED));
-  DELETE FROM awaited a WHERE a.channel = me;
+  IF NOT EXISTS (SELECT FROM waiter w WHERE w.channel = me) THEN
+    DELETE FROM awaited a WHERE a.channel = me;
+  END IF;
 END $$;
