@@ -72,7 +72,7 @@ def scene(tmp_path: Path) -> Iterator[RedisScene]:
     """A server, and workers that are ended after the test."""
     if program() is None:
         not_installed("Redis", "redis-server")
-    with serving() as server:
+    with serving("--appendfsync", "always") as server:  # tests kill it: see tests/faults/grounds.py
         made = RedisScene(tmp_path, server)
         try:
             yield made
@@ -102,7 +102,7 @@ def test_jobs_are_done_retried_delayed_and_given_up(scene: RedisScene) -> None:
     scene.numbers("once", 200, due_ms=round(time.time() * 1_000) + 1_500)
     scene.enqueue("fails", {"text": "no"}, max_attempts=2)
     worker = scene.worker("-c", "4")
-    assert worker.saw("D1")
+    assert worker.saw("D2")
     scene.until_counts(dead=1)
     assert scene.runs("once") == Counter(range(201))
     (dead,) = scene.dead()

@@ -14,7 +14,7 @@ from dibs.wires.resp.link import Link
 OLDEST = (7, 0)
 LEVELS: dict[str, tuple[Durability, str]] = {
     "always": ("D2", "append-only file, appendfsync=always"),
-    "everysec": ("D1", "append-only file, appendfsync=everysec: a power loss may cost 2 s"),
+    "everysec": ("D1", "append-only file, appendfsync=everysec: a crash may cost 2 s"),
     "no": ("D1", "append-only file, appendfsync=no: a power loss may cost half a minute"),
     "unknown": ("D1", "append-only file; how often it is synced, the server does not say"),
     "off": ("D0", "no append-only file: a restart may lose all since the last snapshot"),
