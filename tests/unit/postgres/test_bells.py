@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import Connection
 
-from dibs.brokers.contract import APPLIED, Claim
+from dibs.brokers.contract import APPLIED, Broker, Claim
 from dibs.brokers.postgres import PostgresBroker, open_postgres
 from dibs.clock import SystemClock
 from dibs.errors import BrokerUnavailable
@@ -139,22 +139,32 @@ def test_rule_26_to_connect_may_take_longer_than_a_call_for_a_short_lease(ways: 
     broker.close()
 
 
-def test_a_bell_that_is_dead_without_a_sign_costs_one_message_a_delay(
-    opened: Open, ways: Ways, sql: Sql
-) -> None:
-    """It is asked when a note does not come, and made anew if it does not answer."""
-    publisher, broker = opened(), ways.open(1)
+def idle(broker: PostgresBroker) -> PostgresBroker:
+    """Have it wait: it may be handed a message now."""
     broker.bell()
     assert claim(broker, limit=10) == []
     assert broker._bell.is_idle
-    ways.bell.vanish()
-    publish(publisher, message())
-    assert leased(sql) == 1
-    assert broker.claim(["photos"], 10) == Claim([], 0)
+    return broker
+
+
+def assert_listens(broker: PostgresBroker, publisher: Broker) -> None:
+    """It finds nothing, and is rung for what comes then."""
     assert claim(broker, limit=10) == []
     (mine,) = publish(publisher, message())
     assert rung(broker) == [broker]
     assert ids(claim(broker, limit=10)) == [mine.id]
+
+
+def test_a_bell_that_is_dead_without_a_sign_costs_one_message_a_delay(
+    opened: Open, ways: Ways, sql: Sql
+) -> None:
+    """It is asked when a note does not come, and made anew if it does not answer."""
+    publisher, broker = opened(), idle(ways.open(1))
+    ways.bell.vanish()
+    publish(publisher, message())
+    assert leased(sql) == 1
+    assert broker.claim(["photos"], 10) == Claim([], 0)
+    assert_listens(broker, publisher)
     broker.close()
 
 
@@ -162,9 +172,7 @@ def test_a_bell_that_is_cut_before_it_is_asked_listens_again(
     opened: Open, ways: Ways, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is asked in its place, on a connection that listens to nothing."""
-    publisher, broker = opened(), ways.open()
-    broker.bell()
-    assert claim(broker, limit=10) == []
+    publisher, broker = opened(), idle(ways.open())
     session = broker._bell._session
     assert session is not None
     ways.bell.suffer(Faults(stalled=True))
@@ -181,10 +189,7 @@ def test_a_bell_that_is_cut_before_it_is_asked_listens_again(
 
         patch.setattr(session, "answers", cut_first)
         assert broker.claim(["photos"], 10) == Claim([], 0)
-    assert claim(broker, limit=10) == []
-    (mine,) = publish(publisher, message())
-    assert rung(broker) == [broker]
-    assert ids(claim(broker, limit=10)) == [mine.id]
+    assert_listens(broker, publisher)
     broker.close()
 
 
@@ -192,9 +197,7 @@ def test_a_note_that_is_slow_is_heard_though_the_bell_is_asked_for_it(
     opened: Open, ways: Ways
 ) -> None:
     """It comes before the answer, and the bell is kept."""
-    publisher, broker = opened(), ways.open()
-    broker.bell()
-    assert claim(broker, limit=10) == []
+    publisher, broker = opened(), idle(ways.open())
     ways.bell.suffer(Faults(latency_seconds=0.3))
     (mine,) = publish(publisher, message())
     assert ids(claim(broker, limit=10)) == [mine.id]

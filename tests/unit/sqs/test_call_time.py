@@ -32,6 +32,15 @@ def hurried(open_broker: Open, front: Front, seconds: int) -> SqsBroker:
     return broker
 
 
+def beside(open_broker: Open, front: Front) -> tuple[SqsBroker, SqsBroker]:
+    """Return a worker's broker that knows the places of two queues, and one of another."""
+    other = open_broker()
+    other.declare(BOTH)
+    broker = hurried(open_broker, front, 3)
+    broker._queues.places(BOTH, broker._calls.until())
+    return broker, other
+
+
 def brought(broker: SqsBroker, front: Front, other: SqsBroker) -> list[bytes]:
     """Have a poll bring a job that is not taken yet; return its id."""
     assert broker.claim(["photos"], 10).leases == []
@@ -48,10 +57,7 @@ def test_what_a_poll_brought_is_granted_in_time_while_another_queue_is_silent(
 ) -> None:
     """The wait for the other one took all the time: it was not hidden, and charged a loss."""
     monkeypatch.setattr("dibs.wires.aws.polls.KEPT_SECONDS", HEAL_SECONDS)
-    other = open_broker()
-    other.declare(BOTH)
-    broker = hurried(open_broker, front, 3)
-    broker._queues.places(BOTH, broker._calls.until())
+    broker, other = beside(open_broker, front)
     job = brought(broker, front, other)
     front.spoil(silent, SILENT)
     assert ids(broker.claim(BOTH, 10).leases) == job
@@ -62,10 +68,7 @@ def test_what_a_poll_brought_of_a_queue_paused_since_is_sent_anew_while_another_
     open_broker: Open, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dibs.wires.aws.polls.KEPT_SECONDS", HEAL_SECONDS)
-    other = open_broker()
-    other.declare(BOTH)
-    broker = hurried(open_broker, front, 3)
-    broker._queues.places(BOTH, broker._calls.until())
+    broker, other = beside(open_broker, front)
     job = brought(broker, front, other)
     other.inspector().pause("photos")
     broker._queues._open_until.clear()  # as 5 s later
